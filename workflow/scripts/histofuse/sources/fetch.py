@@ -1,0 +1,214 @@
+"""Fetch the files of a manifest: from the network or a mirror, resumed, verified, renamed last."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from histofuse.io import InputError, digest, progress
+
+TRIES = 3  # in a row without one new byte
+TIMEOUT = 60  # seconds without an answer
+_CHUNK = 1 << 20
+_WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+
+
+def source_of(url: str, mirror: str | Path | None) -> Path | str:
+    """Where to look for `url`: a Path in a mirror folder, or the address to ask.
+
+    A mirror is a folder or an http(s) address laid out as `<host>/<path>`; it is looked at *instead of* the
+    network. The query of an address is no part of a mirror's layout: a mirror holds one answer per path.
+    """
+    if not mirror:
+        return url
+    parts = urlsplit(url)
+    inside = PurePosixPath(parts.netloc, parts.path.lstrip("/"))
+    if ".." in inside.parts or "\\" in str(inside):
+        raise InputError(f"{url}: the address climbs out of the mirror")
+    if str(mirror).startswith(("http://", "https://")):
+        return f"{str(mirror).rstrip('/')}/{inside}"
+    return Path(mirror, inside)
+
+
+def fetch_file(
+    row: Mapping[str, str], directory: str | Path, mirror: str | Path | None = None, *, pause: float = 2.0
+) -> Path:
+    """Bring one row of a checked manifest to `directory/<kind>/<filename>` and return that path.
+
+    A file that is there and verifies is kept. A download that broke off goes on where it stopped (`.part`
+    beside the target), is tried again after `pause`, 2·`pause`, … seconds, and gets its name only once its
+    size and checksums are right. Raises InputError when the content is not what the manifest says (the part
+    is removed), when the file does not exist there, or after three tries in a row that brought nothing.
+    """
+    target = Path(directory, row["kind"], row["filename"])
+    if target.exists() and not problem_with(target, row):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    source = source_of(row["url"], mirror)
+    if isinstance(source, Path):
+        _take(source, part, row)
+        problem = problem_with(part, row)
+    else:
+        resumed = part.exists()
+        _download(source, part, row, pause)
+        problem = problem_with(part, row)
+        if (
+            problem and resumed
+        ):  # the part may stem from an older version of the file: once more from the start
+            part.unlink()
+            _download(source, part, row, pause)
+            problem = problem_with(part, row)
+    if problem:
+        part.unlink()
+        raise InputError(
+            f"{row['filename']} from {source}: {problem}. Nothing was kept; check the manifest's row"
+        )
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
+    return target
+
+
+def problem_with(path: Path, row: Mapping[str, str]) -> str | None:
+    """Say how a file differs from its manifest row (size, md5, sha256), or None if it does not.
+
+    A live API answer has no checksum: it must at least be JSON, not the HTML page of a proxy.
+    """
+    size = path.stat().st_size
+    if row["size"] and size != int(row["size"]):
+        return f"expected {row['size']} bytes, got {size}"
+    for algorithm in ("md5", "sha256"):
+        if row[algorithm] and (got := digest(path, algorithm)) != row[algorithm].lower():
+            return f"expected {algorithm} {row[algorithm].lower()}, got {got}"
+    if row["kind"] in {"clinical", "molecular"}:
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            return f"expected JSON, got something else ({error})"
+    return None
+
+
+def _take(source: Path, part: Path, row: Mapping[str, str]) -> None:
+    """Link (or, across file systems, copy) a mirror's file."""
+    if not source.is_file():
+        raise InputError(f"{row['filename']}: {source} is not in the mirror (it stands for {row['url']})")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), part)
+    except OSError:
+        shutil.copyfile(source, part)
+
+
+def _download(url: str, part: Path, row: Mapping[str, str], pause: float) -> None:
+    """Append to `part` until it is whole."""
+    failures, longest = 0, _length(part)
+    while True:
+        try:
+            return _continue(url, part, row)
+        except urllib.error.HTTPError as error:
+            reason = f"the server answers {error.code} {error.reason}"
+            if error.code not in _WORTH_ANOTHER_TRY:
+                raise InputError(f"{row['filename']}: {url}: {reason}") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+        if _length(part) > longest:
+            failures, longest = 0, _length(part)
+        failures += 1
+        if failures == TRIES:
+            raise InputError(
+                f"{row['filename']}: {url}: {TRIES} tries brought nothing ({reason}). "
+                "Start again later (what has come is kept), or name a mirror in the config"
+            )
+        time.sleep(pause * 2 ** (failures - 1))
+
+
+def _continue(url: str, part: Path, row: Mapping[str, str]) -> None:
+    """One request from the end of `part` on; raises OSError or HTTPException when the answer breaks off."""
+    start = _length(part)
+    if row["size"] and start == int(row["size"]):
+        return
+    headers = {"Accept-Encoding": "identity", "User-Agent": "histofuse"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing beyond what we have: the checksum decides whether that is the file
+            return
+        raise
+    with answer:
+        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
+            f"bytes {start}-"
+        )
+        with part.open("ab" if goes_on else "wb") as file:
+            expected = answer.headers.get("Content-Length")
+            got = 0
+            while chunk := answer.read(_CHUNK):
+                file.write(chunk)
+                got += len(chunk)
+    if expected is not None and got < int(expected):
+        raise http.client.IncompleteRead(b"", int(expected) - got)
+
+
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def fetch_batch(
+    manifest: pd.DataFrame, batch: str, directory: str | Path, mirror: str | None
+) -> pd.DataFrame:
+    """Fetch the files of one batch; return its rows with the column `path` (the receipt)."""
+    rows = manifest[manifest["batch"] == batch]
+    if rows.empty:
+        raise InputError(f"the manifest has no batch {batch!r}")
+    paths = [fetch_file(row, directory, mirror) for row in progress(rows.to_dict("records"), batch)]
+    return rows.assign(path=[str(path) for path in paths])
+
+
+def availability(manifest: pd.DataFrame, mirror: str | None, *, timeout: float = 10) -> tuple[bool, str]:
+    """Whether every file of a manifest can be had, and if not, the reason (one sentence for a table's row).
+
+    Nothing is downloaded: a mirror folder is looked into, a server is asked for the headers, or one byte
+    where it does not answer HEAD.
+    """
+    for url in manifest["url"].unique():
+        source = source_of(url, mirror)
+        if isinstance(source, Path):
+            if not source.is_file():
+                return False, f"{url} is not in the mirror"
+            continue
+        reason = _unreachable(source, timeout)
+        if reason:
+            return False, f"{url} cannot be reached ({reason})"
+    return True, ""
+
+
+def _unreachable(url: str, timeout: float) -> str | None:
+    reason = None
+    for request in (
+        urllib.request.Request(url, method="HEAD"),
+        urllib.request.Request(url, headers={"Range": "bytes=0-0"}),
+    ):
+        request.add_header("User-Agent", "histofuse")
+        try:
+            with contextlib.closing(urllib.request.urlopen(request, timeout=timeout)):
+                return None
+        except urllib.error.HTTPError as error:
+            reason = f"{error.code} {error.reason}"
+            if error.code not in {403, 405, 501}:  # the usual answers of servers that know no HEAD
+                return reason
+        except (OSError, http.client.HTTPException) as error:
+            return str(getattr(error, "reason", "") or error or type(error).__name__)
+    return reason

@@ -1,0 +1,187 @@
+"""Ask the Genomic Data Commons which files a cohort of projects has, and write the answer as a manifest.
+
+API: https://docs.gdc.cancer.gov/API/Users_Guide/Search_and_Retrieval/ (`/files` by POST with paging,
+`/cases`, `/data/{uuid}`, `/status`). IDH, 1p/19q and the grade of gliomas are not in the GDC; they come from
+a cBioPortal study.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pandas as pd
+
+from histofuse.io import InputError, progress
+from histofuse.sources.fetch import source_of
+from histofuse.sources.manifest import COLUMNS
+
+GDC = "https://api.gdc.cancer.gov"
+CBIOPORTAL = "https://www.cbioportal.org/api"
+KINDS = {
+    "expression": {
+        "data_type": "Gene Expression Quantification",
+        "analysis.workflow_type": "STAR - Counts",
+    },
+    "mutations": {"data_type": "Masked Somatic Mutation"},
+    "copy_number": {"data_type": "Gene Level Copy Number", "analysis.workflow_type": "ASCAT3"},
+    "slide": {"data_type": "Slide Image", "experimental_strategy": "Diagnostic Slide"},
+}
+_FIELDS = ",".join(
+    (
+        "file_id",
+        "file_name",
+        "file_size",
+        "md5sum",
+        "cases.submitter_id",
+        "cases.samples.submitter_id",
+        "cases.samples.sample_type",
+    )
+)
+_PRIMARY = "Primary Tumor"
+
+
+class Unavailable(Exception):
+    """The service cannot be reached from here; the message is the reason that a table's row will show."""
+
+
+def query_manifest(
+    settings: Mapping, mirror: str | None = None, *, page: int = 1000, timeout: float = 60
+) -> tuple[pd.DataFrame, str]:
+    """The manifest rows of a cohort and the GDC data release they describe.
+
+    `settings`: `projects` (GDC project ids), `kinds` (of `KINDS`; all by default), `cbioportal_study`
+    (optional). A case keeps all its diagnostic slides but one file of each other kind: the primary tumour's,
+    and of several the one whose sample id sorts first, so that repeated assays do not depend on the order of
+    the answer.
+
+    Raises Unavailable when the service does not answer, InputError when it refuses the question or answers
+    nonsense.
+    """
+    kinds = settings.get("kinds", list(KINDS))
+    release = _ask(f"{GDC}/status", None, mirror, timeout).get("data_release", "unknown")
+    hits = {
+        kind: _files(settings["projects"], kind, mirror, page, timeout)
+        for kind in progress(kinds, "GDC /files")
+    }
+    rows = [row for kind in kinds for row in _rows(hits[kind], kind)]
+    rows += _clinical_rows(settings)
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).fillna(""), release
+
+
+def _clinical_rows(settings: Mapping) -> list[dict]:
+    """The live answers that hold survival and molecular labels; they have no checksum."""
+    projects = {"op": "in", "content": {"field": "project.project_id", "value": list(settings["projects"])}}
+    query = {
+        "filters": json.dumps(projects, separators=(",", ":")),
+        "expand": "demographic,diagnoses,follow_ups",
+        "size": 20000,
+        "format": "JSON",
+    }
+    rows = [
+        {
+            "file_id": "cases",
+            "kind": "clinical",
+            "filename": "cases.json",
+            "url": f"{GDC}/cases?{urlencode(query)}",
+        }
+    ]
+    study = settings.get("cbioportal_study")
+    for level in (
+        ("PATIENT", "SAMPLE") if study else ()
+    ):  # studies differ in the level that carries an attribute
+        rows.append(
+            {
+                "file_id": f"{study}/{level.lower()}",
+                "kind": "molecular",
+                "filename": f"{study}.{level.lower()}.json",
+                "url": f"{CBIOPORTAL}/studies/{study}/clinical-data?clinicalDataType={level}",
+            }
+        )
+    return rows
+
+
+def _rows(hits: list[dict], kind: str) -> list[dict]:
+    """Manifest rows of one kind, in the order of case and sample."""
+    found = []
+    for hit in hits:
+        (case,) = hit["cases"]
+        samples = case.get("samples", [])
+        primary = sorted(s["submitter_id"] for s in samples if s.get("sample_type") == _PRIMARY)
+        if kind == "slide" or primary:
+            found.append((case["submitter_id"], primary, hit["file_id"], hit))
+    found.sort(key=lambda entry: entry[:3])
+    rows, seen = [], set()
+    for case_id, _, file_id, hit in found:
+        if kind != "slide" and case_id in seen:
+            continue
+        seen.add(case_id)
+        rows.append(
+            {
+                "file_id": file_id,
+                "case_id": case_id,
+                "kind": kind,
+                "filename": hit["file_name"],
+                "url": f"{GDC}/data/{file_id}",
+                "size": str(hit["file_size"]),
+                "md5": hit["md5sum"],
+            }
+        )
+    return rows
+
+
+def _files(projects: list[str], kind: str, mirror: str | None, page: int, timeout: float) -> list[dict]:
+    """All hits of `/files` for one kind, page by page."""
+    conditions = {"cases.project.project_id": list(projects), "access": ["open"]}
+    conditions |= {field: [value] for field, value in KINDS[kind].items()}
+    filters = {
+        "op": "and",
+        "content": [{"op": "in", "content": {"field": f, "value": v}} for f, v in conditions.items()],
+    }
+    hits: list[dict] = []
+    while True:
+        question = {
+            "filters": filters,
+            "fields": _FIELDS,
+            "sort": "file_id:asc",
+            "size": page,
+            "from": len(hits),
+            "format": "JSON",
+        }
+        data = _ask(f"{GDC}/files", question, mirror, timeout)["data"]
+        hits += data["hits"]
+        if len(hits) >= data["pagination"]["total"]:
+            return hits
+        if not data["hits"]:
+            raise InputError(
+                f"{GDC}/files: {len(hits)} of {data['pagination']['total']} {kind} files were listed"
+            )
+
+
+def _ask(url: str, question: Mapping | None, mirror: str | None, timeout: float) -> dict:
+    """The JSON answer to a question (POST) or an address (GET)."""
+    source = source_of(url, mirror)
+    if isinstance(source, Path):
+        raise Unavailable(
+            f"{url} can be asked on the network only; name a `manifest` file for use with a mirror folder"
+        )
+    body = None if question is None else json.dumps(question).encode()
+    headers = {"Content-Type": "application/json", "User-Agent": "histofuse"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(source, body, headers), timeout=timeout) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise Unavailable(f"{url} answers {error.code} {error.reason}") from error
+        raise InputError(
+            f"{url} refuses the question: {error.code} {error.reason}; check `projects`"
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+    except ValueError as error:
+        raise InputError(f"{url} did not answer JSON ({error}); is a proxy in between?") from error
