@@ -1,0 +1,19 @@
+"""Pack the features of a cohort's slides into one memory map; index, table of all slides, contact sheet.
+
+input.directories, params.max_excluded -> output.tiles, output.index, output.slides, output.sheet
+"""
+
+from pathlib import Path
+
+from histofuse.io import atomic, start_log, write_table
+from histofuse.slides.pack import gather_slides, pack
+from histofuse.slides.sheet import contact_sheet
+
+start_log(snakemake.log[0])
+
+slides = gather_slides(list(snakemake.input.directories), snakemake.params.max_excluded)
+pack(slides, Path(snakemake.output.tiles), Path(snakemake.output.index))
+with atomic(snakemake.output.sheet) as temporary:
+    contact_sheet(slides).save(temporary)
+write_table(slides.drop(columns="directory"), snakemake.output.slides)
+print(slides.groupby("status").size().to_string())
