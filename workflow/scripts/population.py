@@ -1,0 +1,19 @@
+"""Find the cases that take part in a task, and say why the others do not."""
+
+from histofuse.cohort.cases import read_cases
+from histofuse.cohort.labels import population
+from histofuse.io import read_table, start_log, write_table
+
+start_log(snakemake.log[0])
+cases = read_cases(snakemake.input.cases)
+names = {"expression": "expression", "alterations": "alterations", "index": "slides"}
+available = {
+    modality: set(read_table(snakemake.input[key], columns=["case_id"])["case_id"])
+    for key, modality in names.items()
+    if snakemake.input.get(key)
+}
+frame, excluded = population(cases, snakemake.params.task, available)
+print(f"{len(frame)} of {len(cases)} cases take part")
+print(excluded["reason"].value_counts().to_dict())
+write_table(frame, snakemake.output.population)
+write_table(excluded, snakemake.output.excluded)
