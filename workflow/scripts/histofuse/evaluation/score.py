@@ -1,0 +1,110 @@
+"""From case-level predictions to a tidy frame of metrics: one row per split, seed and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from histofuse.evaluation import classification, survival
+from histofuse.evaluation.predictions import check_predictions
+from histofuse.evaluation.statistics import bootstrap_c_index
+from histofuse.evaluation.undefined import Undefined
+
+SURVIVAL_METRICS = ("harrell_c", "uno_c", "time_auc", "integrated_brier")
+CLASSIFICATION_METRICS = ("macro_auc", "accuracy", "sensitivity", "specificity", "f1")
+LABELS = ["cohort", "task", "protocol", "model"]
+COLUMNS = [
+    "split",
+    "seed",
+    "metric",
+    "value",
+    "n_train",
+    "n_test",
+    "n_events_test",
+    "note",
+    "case_low",
+    "case_high",
+]
+
+
+def score_run(predictions: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Metrics of the test part of every (split, seed) in `predictions`, with the columns COLUMNS.
+
+    `kind` is "survival" or "classification". A metric that the data cannot answer is NaN and `note` says why;
+    `note` is empty otherwise. `case_low` and `case_high` are the 95 % bootstrap interval over the test cases
+    of harrell_c (NaN for the other metrics), for protocols with a single split. Raises InputError where the
+    predictions break their contract.
+    """
+    check_predictions(predictions, kind)
+    score = _survival_metrics if kind == "survival" else _classification_metrics
+    rows = []
+    # Sorted, so that the bootstrap does not depend on the order of the file
+    for (split, seed), run in predictions.sort_values("case_id").groupby(["split", "seed"], sort=True):
+        train, test = run[run["part"] == "train"], run[run["part"] == "test"]
+        sizes = {
+            "split": split,
+            "seed": seed,
+            "n_train": len(train),
+            "n_test": len(test),
+            "n_events_test": int((test["event"] == 1).sum()),
+        }
+        rows += [{**sizes, **metric} for metric in score(train, test)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _survival_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
+    time, event, risk = (test[name].to_numpy(dtype=np.float64) for name in ("time_days", "event", "risk"))
+    known = (time, event)
+
+    def reference() -> tuple[np.ndarray, np.ndarray]:
+        if train.empty:
+            raise Undefined("no training cases in the predictions, so no censoring weights")
+        return tuple(train[name].to_numpy(dtype=np.float64) for name in ("time_days", "event"))
+
+    def times() -> np.ndarray:
+        if test.empty:
+            raise Undefined("no case")
+        if test["survival_times"].isna().any():
+            raise Undefined("the model gives no survival curves")
+        return np.asarray(test["survival_times"].iloc[0], dtype=np.float64)
+
+    metrics = [
+        _row("harrell_c", lambda: survival.harrell_c(risk, time, event)),
+        _row("uno_c", lambda: survival.uno_c(*reference(), *known, risk)),
+        _row("time_auc", lambda: survival.time_dependent_auc(*reference(), *known, risk, times())),
+        _row(
+            "integrated_brier",
+            lambda: survival.integrated_brier(
+                *reference(), *known, survival=_stack(test, "survival", times().size), times=times()
+            ),
+        ),
+    ]
+    if not metrics[0]["note"]:
+        metrics[0]["case_low"], metrics[0]["case_high"] = bootstrap_c_index(risk, time, event)
+    return metrics
+
+
+def _classification_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
+    def row(name: str) -> dict:
+        def value() -> float:
+            if test.empty:
+                raise Undefined("no case")
+            return getattr(classification, name)(test["label"].to_numpy(), _stack(test, "probabilities"))
+
+        return _row(name, value)
+
+    return [row(name) for name in CLASSIFICATION_METRICS]
+
+
+def _row(metric: str, compute: Callable[[], float]) -> dict:
+    try:
+        return {"metric": metric, "value": compute(), "note": ""}
+    except Undefined as reason:
+        return {"metric": metric, "value": np.nan, "note": str(reason)}
+
+
+def _stack(frame: pd.DataFrame, column: str, width: int | None = None) -> np.ndarray:
+    rows = np.array([np.asarray(row, dtype=np.float64) for row in frame[column]])
+    return rows if width is None else rows.reshape(len(frame), width)

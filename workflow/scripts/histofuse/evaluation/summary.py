@@ -1,0 +1,123 @@
+"""From metrics per split and seed to one estimate, two intervals and one test per row of a table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from histofuse.evaluation.statistics import corrected_half_width, corrected_paired_test, holm, t_half_width
+from histofuse.io import InputError
+
+SETTING = ["cohort", "task", "protocol"]  # rows are only ever tested against each other within one setting
+COLUMNS = [
+    "row",
+    *SETTING,
+    "metric",
+    "estimate",
+    "half_width_t",
+    "ci_low",
+    "ci_high",
+    "n_splits",
+    "n_splits_left_out",
+    "n_seeds",
+    "seed_sd",
+    "t",
+    "p_value",
+    "p_adjusted",
+    "note",
+]
+
+
+def summarise(
+    metrics: pd.DataFrame, reference: str | None, test_to_train: float | None = None
+) -> pd.DataFrame:
+    """One row (columns COLUMNS) per table row and metric.
+
+    `metrics` is the tidy frame of `score_run` plus `row`, `cohort`, `task` and `protocol`. The estimate is
+    the mean over splits of the mean over seeds. A split where a seed has no value is left out and counted.
+    `half_width_t` is the papers' interval, `ci_low` and `ci_high` the corrected one, or with a single split
+    the bootstrap interval over cases. `p_value` is the corrected paired test against the row `reference` on
+    the splits both have, `p_adjusted` its Holm adjustment over the other rows of the same metric.
+    `test_to_train` is n_test/n_train for predictions that came without their training cases; elsewhere the
+    sizes in `metrics` are used.
+    """
+    if reference is not None and reference not in set(metrics["row"]):
+        reference = None  # the reference itself could not be run: estimates stand, tests do not
+    _refuse_repeats(metrics)
+    per_split = {key: _per_split(part) for key, part in metrics.groupby(["row", "metric"], sort=False)}
+    settings = metrics.drop_duplicates("row").set_index("row")[SETTING]
+    rows = []
+    for (label, metric), splits in per_split.items():
+        setting = settings.loc[label].to_dict()
+        row = {"row": label, **setting, "metric": metric, **_estimate(splits, test_to_train)}
+        row["t"], row["p_value"] = np.nan, np.nan
+        comparable = reference not in (None, label) and setting == settings.loc[reference].to_dict()
+        if comparable and (reference, metric) in per_split:
+            row["t"], row["p_value"] = _test(splits, per_split[reference, metric], test_to_train)
+        rows.append(row)
+    summary = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_adjusted"])
+    summary["p_adjusted"] = summary.groupby("metric")["p_value"].transform(lambda p: holm(p.to_numpy()))
+    return summary[COLUMNS]
+
+
+def _refuse_repeats(metrics: pd.DataFrame) -> None:
+    repeated = metrics[metrics.duplicated(["row", "metric", "split", "seed"])]
+    if not repeated.empty:
+        first = repeated.iloc[0]
+        raise InputError(
+            f"row {first['row']!r} has {first['metric']} twice for split {first['split']}, "
+            f"seed {first['seed']}; give each run once"
+        )
+
+
+def _per_split(part: pd.DataFrame) -> pd.DataFrame:
+    """One row per split; its value is NaN if that of any seed is."""
+    grouped = part.groupby("split")
+    frame = grouped.agg(
+        value=("value", lambda v: v.mean(skipna=False)),
+        seed_variance=("value", lambda v: v.var(ddof=1, skipna=False)),
+        n_seeds=("seed", "nunique"),
+        n_train=("n_train", "mean"),
+        n_test=("n_test", "mean"),
+        case_low=("case_low", "mean"),
+        case_high=("case_high", "mean"),
+        note=("note", "max"),
+    )
+    return frame.sort_index()
+
+
+def _estimate(splits: pd.DataFrame, test_to_train: float | None) -> dict:
+    used = splits[splits["value"].notna()]
+    values = used["value"].to_numpy()
+    reasons = sorted(set(splits.loc[splits["value"].isna(), "note"]) - {""})
+    row = {
+        "estimate": values.mean() if values.size else np.nan,
+        "half_width_t": t_half_width(values),
+        "ci_low": np.nan,
+        "ci_high": np.nan,
+        "n_splits": values.size,
+        "n_splits_left_out": len(splits) - values.size,
+        "n_seeds": int(used["n_seeds"].max()) if values.size else 0,
+        "seed_sd": np.sqrt(used["seed_variance"].mean()) if values.size else np.nan,
+        "note": "; ".join(reasons),
+    }
+    if values.size == 1:
+        row["ci_low"], row["ci_high"] = used[["case_low", "case_high"]].iloc[0]
+    elif values.size > 1:
+        half = corrected_half_width(values, _ratio(used, test_to_train))
+        row["ci_low"], row["ci_high"] = row["estimate"] - half, row["estimate"] + half
+    return row
+
+
+def _test(splits: pd.DataFrame, reference: pd.DataFrame, test_to_train: float | None) -> tuple[float, float]:
+    both = splits.join(reference["value"].rename("reference"), how="inner").dropna(
+        subset=["value", "reference"]
+    )
+    return corrected_paired_test(both["value"] - both["reference"], _ratio(both, test_to_train))
+
+
+def _ratio(splits: pd.DataFrame, test_to_train: float | None) -> float:
+    """n_test / n_train over the splits; the given one (or NaN: no interval) where no training case is known."""
+    if splits.empty or (splits["n_train"] == 0).any():
+        return np.nan if test_to_train is None else test_to_train
+    return float((splits["n_test"] / splits["n_train"]).mean())

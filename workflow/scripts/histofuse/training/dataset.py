@@ -1,0 +1,189 @@
+"""One split of one task as arrays: targets, tabular blocks and bags of tiles, everything fitted on the training part.
+
+Needs numpy, pandas and pyarrow only, so that it also runs where nothing but a GPU image is at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histofuse.io import InputError, read_table
+from histofuse.training.scaling import BlockScaler
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be predicted, one entry per row (a case, or a slide that carries its case's outcome).
+
+    kind: "survival" or "classification"; time: float64 days; event: int64, 1 = died; label: int64 class index
+    (classification); classes: how many. Fields that the kind does not use are empty arrays or 0.
+    """
+
+    kind: str
+    time: np.ndarray
+    event: np.ndarray
+    label: np.ndarray
+    classes: int = 0
+
+    def take(self, rows: np.ndarray) -> Target:
+        return Target(
+            self.kind,
+            *(values[rows] if len(values) else values for values in (self.time, self.event, self.label)),
+            classes=self.classes,
+        )
+
+
+class TileStore:
+    """A cohort's packed tile features: a float16 memory map [tile, width] and where each slide's tiles lie.
+
+    A slide's bag has a fixed size in the papers; tiles are stored once, and `count` says how often the repeat rule
+    would put each into a bag of `bag` tiles (all ones when `bag` is None).
+    """
+
+    def __init__(self, tiles: str | Path, index: str | Path, bag: int | None = None):
+        self.index = read_table(index).set_index("slide_id")
+        if self.index.empty:
+            raise InputError(f"{index}: no slide has features; see the exclusions in slides.parquet beside it")
+        self.width = int(self.index["dim"].iloc[0])
+        rows = int(self.index["n_tiles"].sum())
+        if Path(tiles).stat().st_size != rows * self.width * 2:
+            raise InputError(
+                f"{tiles}: does not hold the {rows} × {self.width} values that {index} says; pack it again"
+            )
+        self.tiles = np.memmap(tiles, dtype="<f2", mode="r", shape=(rows, self.width))
+        self.bag = bag
+
+    def slides_of(self, case_ids: list[str]) -> pd.DataFrame:
+        """`slide_id, case_id` of these cases' slides, in the order of the index."""
+        rows = self.index[self.index["case_id"].isin(case_ids)]
+        return rows.reset_index()[["slide_id", "case_id"]]
+
+    def features(self, slide_id: str) -> np.ndarray:
+        """float16 [tile, width], a view of the map."""
+        row = self.index.loc[slide_id]
+        return self.tiles[row.first_tile : row.first_tile + row.n_tiles]
+
+    def count(self, slide_id: str) -> np.ndarray:
+        """float32 [tile]: how often each tile stands in a bag of fixed size (floor(bag/n), one more for the first)."""
+        n = int(self.index.loc[slide_id, "n_tiles"])
+        if self.bag is None or n >= self.bag:
+            return np.ones(n, dtype=np.float32)
+        count = np.full(n, self.bag // n, dtype=np.float32)
+        count[: self.bag % n] += 1
+        return count
+
+    def moments(self, slides: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [width] over these slides' tiles, in float64, read slide by slide."""
+        total, squares, n = np.zeros(self.width), np.zeros(self.width), 0
+        for slide in slides:
+            values = self.features(slide).astype(np.float64)
+            total += values.sum(0)
+            squares += np.square(values).sum(0)
+            n += len(values)
+        mean = total / n
+        return mean, np.sqrt(np.maximum(squares / n - mean**2, 0))
+
+
+@dataclass
+class Split:
+    """Everything that one run reads.
+
+    Attributes:
+        rows: frame with one row per training unit: `case_id, part, slide_id` (slide_id only with tiles). A case with
+            several slides has several rows; predictions are averaged per case.
+        target: one entry per row. blocks: {name: float32 [row, feature]}. tiles: the store, when the model takes it.
+        tile_scale: mean and standard deviation [width] of the training tiles, when they are to be standardised.
+        scalers: {block: fitted scaler}, kept with the weights.
+    """
+
+    rows: pd.DataFrame
+    target: Target
+    blocks: dict[str, np.ndarray]
+    tiles: TileStore | None = None
+    tile_scale: tuple[np.ndarray, np.ndarray] | None = None
+    scalers: dict[str, BlockScaler] = field(default_factory=dict)
+
+    def part(self, name: str) -> np.ndarray:
+        """Row numbers of "train", "val" or "test"."""
+        return np.flatnonzero(self.rows["part"] == name)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{block: (features,)} and {"tiles": (width,)}, what a model's constructor is given."""
+        tiles = {"tiles": (self.tiles.width,)} if self.tiles else {}
+        return tiles | {name: (values.shape[1],) for name, values in self.blocks.items()}
+
+
+def load_split(
+    population: pd.DataFrame,
+    splits: pd.DataFrame,
+    split: int,
+    task: dict,
+    inputs: dict[str, dict],
+    tables: dict[str, pd.DataFrame],
+    tiles: TileStore | None = None,
+) -> Split:
+    """Assemble one split.
+
+    Args:
+        population: `case_id, time_days, event, label`, the task's cases.
+        splits: `split, case_id, part` of the protocol.
+        task: its config entry (`kind`, `classes`).
+        inputs: of the model entry: {block: options}; the options are those of `BlockScaler`, or of tiles.
+        tables: {block: frame with case_id}, one per tabular block in `inputs`.
+    Raises InputError when a part is empty, holds no event (survival) or a case lacks an input.
+    """
+    parts = splits.loc[splits["split"] == split, ["case_id", "part"]]
+    cases = population.merge(parts, on="case_id", validate="one_to_one").sort_values("case_id", ignore_index=True)
+    _check_parts(cases, split, task["kind"])
+    rows, store_rows = cases, None
+    if tiles is not None:
+        store_rows = tiles.slides_of(cases["case_id"].tolist())
+        rows = cases.merge(store_rows, on="case_id")
+        _check_present(cases, rows["case_id"], "tiles")
+    train_cases = cases.loc[cases["part"] == "train", "case_id"]
+    blocks, scalers = {}, {}
+    for name, options in inputs.items():
+        if name == "tiles":
+            continue
+        table = tables[name].set_index("case_id")
+        _check_present(cases, table.index, name)
+        scalers[name] = BlockScaler(**options).fit(table.loc[train_cases])
+        blocks[name] = scalers[name].apply(table.loc[rows["case_id"]])
+    scale = None
+    if tiles is not None and inputs["tiles"].get("standardise", False):
+        scale = tiles.moments(rows.loc[rows["part"] == "train", "slide_id"].tolist())
+    classification = task["kind"] == "classification"
+    target = Target(
+        kind=task["kind"],
+        time=rows["time_days"].to_numpy(np.float64, na_value=np.nan),
+        event=rows["event"].fillna(0).to_numpy(np.int64),
+        label=rows["label"].to_numpy(np.int64) if classification else np.zeros(0, np.int64),
+        classes=len(task["classes"]) if classification else 0,
+    )
+    return Split(rows.drop(columns=["time_days", "event", "label"]), target, blocks, tiles, scale, scalers)
+
+
+def _check_parts(cases: pd.DataFrame, split: int, kind: str) -> None:
+    for part in ("train", "test"):
+        of_part = cases[cases["part"] == part]
+        if of_part.empty:
+            raise InputError(f"split {split}: no case of the task in part {part!r}; check the splits file and the task")
+    train = cases[cases["part"] == "train"]
+    if kind == "survival" and not train["event"].any():
+        raise InputError(f"split {split}: all {len(train)} training cases are censored; a survival model needs deaths")
+    if kind == "classification" and train["label"].nunique() < 2:
+        raise InputError(f"split {split}: all training cases have one class; a classifier needs two")
+
+
+def _check_present(cases: pd.DataFrame, have: pd.Index, block: str) -> None:
+    missing = cases.loc[~cases["case_id"].isin(have), "case_id"]
+    if len(missing):
+        raise InputError(
+            f"{len(missing)} cases of the task have no {block} (e.g. {missing.iloc[0]}). "
+            f"List {block} under the task's `modalities`, so that such cases are set aside for every model alike"
+        )

@@ -1,0 +1,125 @@
+"""What ties a model's outputs to its task: how many there are, their loss, and the predictions that they mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from histofuse.io import InputError
+from histofuse.training.dataset import Split, Target
+from histofuse.training.survival import breslow_survival, discrete_survival, interval_cuts, time_grid, to_interval
+
+LOSSES = {"survival": ("cox", "discrete"), "classification": ("cross_entropy",)}
+
+
+class Head:
+    """What ties a model's outputs to the task: how many there are, their loss, and the predictions they mean."""
+
+    def __init__(self, train: Target, loss: dict):
+        self.kind, self.train = train.kind, train
+        self.loss = dict(loss)
+        self.name = self.loss.pop("name")
+        if self.name not in LOSSES[self.kind]:
+            raise InputError(
+                f"loss: {self.name!r} does not fit a {self.kind} task; choose {' or '.join(LOSSES[self.kind])}"
+            )
+        if self.name == "discrete":
+            self.cuts = interval_cuts(train.time, train.event, self.loss.pop("intervals", 4))
+        self.outputs = {
+            "cox": 1,
+            "discrete": len(getattr(self, "cuts", [])) + 1,
+            "cross_entropy": train.classes,
+        }[self.name]
+
+    def torch_loss(self, split: Split):
+        """(outputs, row numbers) → scalar, with the targets already on the model's device."""
+        import torch
+
+        from histofuse.training import losses
+        from histofuse.training.loop import choose_device
+
+        device, target = choose_device(), split.target
+        if self.name == "cross_entropy":
+            label = torch.from_numpy(target.label).to(device)
+            weight = torch.tensor(losses.class_weights(self.train.label, self.train.classes), dtype=torch.float32)
+            weight = weight.to(device)
+            return lambda outputs, rows: losses.cross_entropy(outputs, label[rows], weight)
+        event = torch.from_numpy(target.event).to(device)
+        if self.name == "discrete":
+            interval = torch.from_numpy(to_interval(target.time, self.cuts)).to(device)
+            return lambda outputs, rows: losses.discrete_survival_loss(outputs, interval[rows], event[rows])
+        time = torch.from_numpy(target.time).to(device)
+        return lambda outputs, rows: losses.cox_loss(outputs.squeeze(-1), time[rows], event[rows], **self.loss)
+
+    def criterion(self, split: Split):
+        """(outputs of the validation part, row numbers) → Harrell C or macro AUC, the larger the better."""
+        from histofuse.evaluation.classification import macro_auc
+        from histofuse.evaluation.survival import harrell_c
+
+        target = split.target
+        if self.kind == "classification":
+            return lambda outputs, rows: macro_auc(softmax(outputs), target.label[rows])
+        return lambda outputs, rows: harrell_c(self.risk(outputs), target.time[rows], target.event[rows])
+
+    def risk(self, outputs: np.ndarray) -> np.ndarray:
+        """[row]: the log hazard, or −Σ_k S_k of discrete hazards; the higher, the earlier the death."""
+        if self.name == "cox":
+            return outputs.reshape(len(outputs))
+        return -np.cumprod(1 - sigmoid(outputs), axis=1).sum(axis=1)
+
+    def predictions(self, outputs: np.ndarray, split: Split, number: int, seed: int) -> pd.DataFrame:
+        """One row per case: the mean over its slides of risk and survival curve, or of class probabilities."""
+        rows, target = split.rows, split.target
+        frame = pd.DataFrame(
+            {
+                "case_id": rows["case_id"],
+                "part": rows["part"],
+                "split": number,
+                "seed": seed,
+                "time_days": target.time,
+                "event": pd.array(target.event, dtype="Int8"),
+                "label": pd.array(target.label, dtype="Int64") if len(target.label) else pd.NA,
+            }
+        )
+        first = ~rows["case_id"].duplicated().to_numpy()
+        case = pd.factorize(rows["case_id"])[0]
+        frame = frame[first].reset_index(drop=True)
+        if self.kind == "classification":
+            frame["risk"] = np.nan
+            frame["survival_times"], frame["survival"] = None, None
+            frame["probabilities"] = list(mean_by(case, softmax(outputs)))
+            return frame
+        risk = self.risk(outputs)
+        frame["risk"] = mean_by(case, risk[:, None])[:, 0]
+        times = time_grid(self.train.time, self.train.event)
+        if self.name == "cox":
+            train = (frame["part"] == "train").to_numpy()
+            curves = breslow_survival(
+                frame["risk"].to_numpy()[train],
+                frame["time_days"].to_numpy()[train],
+                frame["event"].to_numpy(np.int64)[train],
+                frame["risk"].to_numpy(),
+                times,
+            )
+        else:
+            curves = mean_by(case, discrete_survival(sigmoid(outputs), self.cuts, self.train.time.max(), times))
+        frame["survival_times"] = [times] * len(frame)
+        frame["survival"] = list(curves)
+        frame["probabilities"] = None
+        return frame
+
+
+def mean_by(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean of rows per group number (0 … max): [row, k] → [group, k]."""
+    total = np.zeros((group.max() + 1, values.shape[1]))
+    np.add.at(total, group, values)
+    return total / np.bincount(group)[:, None]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -60, 60)))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)

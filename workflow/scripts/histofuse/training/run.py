@@ -1,0 +1,102 @@
+"""One run: a model entry on one split of a task with one seed, to predictions for every case of the split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histofuse.models.registry import Estimator
+from histofuse.training.dataset import Split
+from histofuse.training.heads import Head
+
+DEFAULT_LOSS = {"survival": {"name": "cox"}, "classification": {"name": "cross_entropy"}}
+
+
+@dataclass
+class Result:
+    """Of one run: predictions per case, history per epoch, weights {name: array} and what describes them."""
+
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+    weights: dict[str, np.ndarray]
+
+
+def run(
+    model_class: type,
+    entry: dict,
+    task: dict,
+    split: Split,
+    number: int,
+    seed: int,
+    checkpoint: Path,
+    digest: str,
+) -> Result:
+    """Fit on the training part, predict every case.
+
+    Args:
+        model_class: an `Estimator` or a torch module; entry: its resolved config entry; task: its config entry.
+        number, seed: which split and seed, written into the predictions.
+        checkpoint, digest: see `histofuse.training.loop.fit`.
+    """
+    train = split.part("train")
+    target = split.target.take(train)
+    head = Head(target, entry.get("loss") or task.get("loss") or DEFAULT_LOSS[task["kind"]])
+    parameters = entry.get("params", {})
+    if issubclass(model_class, Estimator):
+        model = model_class(**parameters).fit(_rows(split.blocks, train), target)
+        outputs, weights, history = model.predict(split.blocks), model.weights(), pd.DataFrame()
+    else:
+        outputs, weights, history = _fit_network(
+            model_class, parameters, entry["training"], split, head, seed, checkpoint, digest
+        )
+    history = history if len(history) else pd.DataFrame({"epoch": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})
+    return Result(head.predictions(outputs, split, number, seed), history, weights | _scaling(split))
+
+
+def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> str:
+    """Digest of all that a run's result depends on: entry, task, seed, code and the assembled data."""
+    sha = hashlib.sha256(json.dumps([entry, task, seed, code], sort_keys=True).encode())
+    sha.update(split.rows.to_csv().encode())
+    for values in (split.target.time, split.target.event, split.target.label, *split.blocks.values()):
+        sha.update(np.ascontiguousarray(values).tobytes())
+    if split.tiles is not None:
+        sha.update(split.tiles.index.to_csv().encode())
+        for slide in split.rows["slide_id"]:
+            sha.update(split.tiles.features(slide)[0].tobytes())
+    return sha.hexdigest()
+
+
+def _fit_network(model_class, parameters, training, split, head, seed, checkpoint, digest):
+    from histofuse.training.loop import Batches, Settings, choose_device, fit, predict
+
+    model, history = fit(
+        lambda: model_class(split.shapes, head.outputs, **parameters),
+        split,
+        head.torch_loss(split),
+        head.criterion(split),
+        Settings(**training),
+        seed,
+        checkpoint,
+        digest,
+    )
+    outputs = predict(model, Batches(split, choose_device()), np.arange(len(split.rows)))
+    return outputs, {name: value.cpu().numpy() for name, value in model.state_dict().items()}, history
+
+
+def _rows(blocks: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in blocks.items()}
+
+
+def _scaling(split: Split) -> dict[str, np.ndarray]:
+    """Means and standard deviations that a prediction on new cases would need, beside the weights."""
+    arrays = {}
+    for name, scaler in split.scalers.items():
+        arrays |= {f"scaling.{name}.mean": scaler.mean, f"scaling.{name}.sd": scaler.sd}
+    if split.tile_scale is not None:
+        arrays |= {"scaling.tiles.mean": split.tile_scale[0], "scaling.tiles.sd": split.tile_scale[1]}
+    return arrays
