@@ -62,9 +62,7 @@ def check_classes(label, probabilities) -> tuple[np.ndarray, np.ndarray]:
     """`label` as int64 [n] and `probabilities` as float64 [n, C]; ValueError on anything else."""
     label, probabilities = np.asarray(label), np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or label.shape != probabilities.shape[:1]:
-        raise ValueError(
-            f"{label.shape} labels and {probabilities.shape} probabilities; needed: [n] and [n, C]"
-        )
+        raise ValueError(f"{label.shape} labels and {probabilities.shape} probabilities; needed: [n] and [n, C]")
     if label.size == 0:
         raise Undefined("no case")
     if not np.isfinite(probabilities).all():

@@ -60,10 +60,7 @@ def _check_survival(predictions: pd.DataFrame) -> None:
         times = np.asarray(run["survival_times"].iloc[0], dtype=np.float64)
         if times.size == 0 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
             raise InputError("survival_times must be finite and increase from one to the next")
-        other = [
-            not np.array_equal(np.asarray(row), run["survival_times"].iloc[0])
-            for row in run["survival_times"]
-        ]
+        other = [not np.array_equal(np.asarray(row), run["survival_times"].iloc[0]) for row in run["survival_times"]]
         _refuse(run, np.array(other), "has other survival_times than the rest of its run")
         curves = [np.asarray(row, dtype=np.float64) for row in run["survival"]]
         _refuse(

@@ -70,9 +70,7 @@ def bootstrap_c_index(
     if not comparable.any():
         raise Undefined("no comparable pair of cases")
     n = time.size
-    counts = (
-        np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_replicates).astype(np.float64)
-    )
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_replicates).astype(np.float64)
     died = counts[:, np.flatnonzero(event)]
     n_pairs = ((died @ comparable.astype(np.float64)) * counts).sum(axis=1)
     concordant = ((died @ score) * counts).sum(axis=1)

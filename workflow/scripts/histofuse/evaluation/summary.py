@@ -28,9 +28,7 @@ COLUMNS = [
 ]
 
 
-def summarise(
-    metrics: pd.DataFrame, reference: str | None, test_to_train: float | None = None
-) -> pd.DataFrame:
+def summarise(metrics: pd.DataFrame, reference: str | None, test_to_train: float | None = None) -> pd.DataFrame:
     """One row (columns COLUMNS) per table row and metric.
 
     `metrics` is the tidy frame of `score_run` plus `row`, `cohort`, `task` and `protocol`. The estimate is
@@ -110,14 +108,12 @@ def _estimate(splits: pd.DataFrame, test_to_train: float | None) -> dict:
 
 
 def _test(splits: pd.DataFrame, reference: pd.DataFrame, test_to_train: float | None) -> tuple[float, float]:
-    both = splits.join(reference["value"].rename("reference"), how="inner").dropna(
-        subset=["value", "reference"]
-    )
+    both = splits.join(reference["value"].rename("reference"), how="inner").dropna(subset=["value", "reference"])
     return corrected_paired_test(both["value"] - both["reference"], _ratio(both, test_to_train))
 
 
 def _ratio(splits: pd.DataFrame, test_to_train: float | None) -> float:
-    """n_test / n_train over the splits; the given one (or NaN: no interval) where no training case is known."""
+    """n_test / n_train over the splits; the given one (or NaN: no interval) where training cases are absent."""
     if splits.empty or (splits["n_train"] == 0).any():
         return np.nan if test_to_train is None else test_to_train
     return float((splits["n_test"] / splits["n_train"]).mean())

@@ -114,9 +114,7 @@ def integrated_brier(train_time, train_event, time, event, survival, times) -> f
     time, event = check_survival(time, event)
     survival = np.asarray(survival, dtype=np.float64)
     if survival.shape != (time.size, np.size(times)):
-        raise ValueError(
-            f"survival has shape {survival.shape}; needed: one row per case and one column per time"
-        )
+        raise ValueError(f"survival has shape {survival.shape}; needed: one row per case and one column per time")
     inside = np.isin(times, within_follow_up(times, time))
     times, survival = np.asarray(times, dtype=np.float64)[inside], survival[:, inside]
     if times.size < 2:
@@ -128,9 +126,7 @@ def integrated_brier(train_time, train_event, time, event, survival, times) -> f
     weight_dead = np.zeros(time.size)
     weight_dead[needed] = _inverse_uncensored(train_time, train_event, time[needed])
     weight_alive = _inverse_uncensored(train_time, train_event, times)
-    error = (
-        died_by * survival**2 * weight_dead[:, None] + alive_at * (1 - survival) ** 2 * weight_alive[None, :]
-    )
+    error = died_by * survival**2 * weight_dead[:, None] + alive_at * (1 - survival) ** 2 * weight_alive[None, :]
     return float(np.trapezoid(error.mean(axis=0), times) / (times[-1] - times[0]))
 
 
@@ -157,9 +153,7 @@ def check_survival(time, event, **columns) -> tuple[np.ndarray, ...]:
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
     for name, values in arrays.items():
         if values.ndim != 1 or values.size != arrays["time"].size:
-            raise ValueError(
-                f"{name} has shape {values.shape}; needed: a vector of {arrays['time'].size} cases"
-            )
+            raise ValueError(f"{name} has shape {values.shape}; needed: a vector of {arrays['time'].size} cases")
         if not np.isfinite(values).all():
             raise ValueError(f"{name} holds values that are not finite")
     if not np.isin(arrays["event"], (0, 1)).all():
@@ -188,7 +182,5 @@ def _inverse_uncensored(train_time, train_event, at) -> np.ndarray:
     uncensored = censoring_survival(train_time, train_event, at)
     if (uncensored <= 0).any():
         when = np.asarray(at)[uncensored <= 0].min()
-        raise Undefined(
-            f"every training case is censored by day {when:g}, so later deaths have no censoring weight"
-        )
+        raise Undefined(f"every training case is censored by day {when:g}, so later deaths have no censoring weight")
     return 1 / uncensored
