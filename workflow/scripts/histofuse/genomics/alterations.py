@@ -1,0 +1,125 @@
+"""Mutations and copy number of each case, from the GDC's MAFs and gene-level copy number files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histofuse.genomics.files import read_gdc_table, read_or_set_aside
+from histofuse.io import InputError
+
+MAF_COLUMNS = ("Hugo_Symbol", "Variant_Classification", "Tumor_Sample_Barcode")
+NON_SILENT = frozenset(
+    {
+        "Frame_Shift_Del",
+        "Frame_Shift_Ins",
+        "In_Frame_Del",
+        "In_Frame_Ins",
+        "Missense_Mutation",
+        "Nonsense_Mutation",
+        "Nonstop_Mutation",
+        "Splice_Site",
+        "Translation_Start_Site",
+    }
+)
+COPY_NUMBER_COLUMNS = ("gene_id", "gene_name", "chromosome", "start", "end", "copy_number")
+_AUTOSOMES = frozenset(f"chr{number}" for number in range(1, 23))
+HIGH_GAIN = 3  # copies above the ploidy that make an amplification (in a diploid genome, five copies)
+MOST_UNCALLED = 0.5  # share of autosomal genes without a copy number above which a file says too little
+
+
+def read_maf(path: str | Path, case_id: str) -> frozenset[str]:
+    """The symbols of the genes with a mutation that changes the protein (`NON_SILENT`) in one case's MAF.
+
+    Comment lines and gzip are understood; a MAF without a variant is a tumour without one. Raises InputError
+    when a column is missing, a row has no gene or class, or the variants are of another patient.
+    """
+    table, first_line = read_gdc_table(path, MAF_COLUMNS)
+    for column in MAF_COLUMNS:
+        if table[column].isna().any():
+            line = first_line + int(np.flatnonzero(table[column].isna())[0])
+            raise InputError(f"{path}, line {line}: {column} is empty")
+    strangers = ~table["Tumor_Sample_Barcode"].astype(str).str.startswith(case_id)
+    if strangers.any():
+        other = table.loc[strangers, "Tumor_Sample_Barcode"].iloc[0]
+        raise InputError(f"{path}: the manifest says case {case_id}, the file has variants of {other}")
+    return frozenset(table.loc[table["Variant_Classification"].isin(NON_SILENT), "Hugo_Symbol"].astype(str))
+
+
+def read_copy_number(path: str | Path) -> pd.Series:
+    """Calls −2..2 (int8) by gene symbol from one gene-level copy number file (whole copies, as ASCAT gives
+    them).
+
+    The ploidy is the median over autosomal genes. No copy is −2 (homozygous deletion), fewer than the ploidy
+    −1, the ploidy 0, more than it 1, at least `HIGH_GAIN` more 2 (amplification). A gene in no segment is 0:
+    nothing is known to have changed. Genes of the sex chromosomes are left out (their normal number depends
+    on sex), and so are symbols that stand for several genes. Raises InputError naming the line of a value
+    that is not a number ≥ 0.
+    """
+    table, first_line = read_gdc_table(path, COPY_NUMBER_COLUMNS)
+    copies = pd.to_numeric(table["copy_number"], errors="coerce")
+    bad = (copies.isna() & table["copy_number"].notna()) | (copies < 0) | np.isinf(copies)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"{path}, line {first_line + row}: copy_number is {table['copy_number'][row]!r}, not a number ≥ 0"
+        )
+    usable = table["chromosome"].isin(_AUTOSOMES) & ~table["gene_name"].duplicated(keep=False)
+    names, copies = table.loc[usable, "gene_name"], copies[usable].to_numpy(float)
+    if not len(copies) or np.isnan(copies).mean() > MOST_UNCALLED:
+        raise InputError(f"{path}: most autosomal genes have no copy number")
+    ploidy = np.round(np.nanmedian(copies))
+    calls = np.sign(copies - ploidy)
+    calls[copies >= ploidy + HIGH_GAIN] = 2
+    calls[copies == 0] = -2
+    return pd.Series(np.nan_to_num(calls).astype(np.int8), index=pd.Index(names.astype(str)))
+
+
+def alteration_matrix(
+    mutations: Iterable[tuple[str, str | Path]],
+    copy_number: Iterable[tuple[str, str | Path]],
+    *,
+    genes: Sequence[str] = (),
+    min_frequency: float = 0.05,
+    max_excluded: float = 0.05,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mutations and copy number of the cases that have both, and the cases whose files were set aside.
+
+    Columns, all float32: `<gene>_mut` (0/1) and `<gene>_cnv` (−2..2), each kept where at least
+    `min_frequency` of the cases are mutated, or have a homozygous deletion or an amplification (±2), and
+    always for `genes`. The choice looks at no outcome. Every copy number file must list the same genes.
+    Returns `(matrix, frame case_id, reason)`.
+    """
+    mutated, no_maf = read_or_set_aside(mutations, read_maf, "mutations", max_excluded)
+    calls, no_calls = read_or_set_aside(
+        copy_number, lambda path, case: read_copy_number(path), "copy number", max_excluded
+    )
+    ids = sorted(set(mutated) & set(calls))
+    if not ids:
+        raise InputError("no case has both mutations and copy number")
+    names = calls[ids[0]].index
+    for case in ids:
+        if not calls[case].index.equals(names):
+            raise InputError(f"case {case}: its copy number file lists other genes than case {ids[0]}'s")
+    absent = sorted(set(genes) - set(names))
+    if absent:
+        raise InputError(f"`genes` names {', '.join(absent)}, not among the autosomal genes of the copy number files")
+
+    enough = min_frequency * len(ids)
+    found = pd.Series([gene for case in ids for gene in mutated[case]], dtype=str).value_counts()
+    kept = sorted({*found.index[found >= enough], *genes})
+    mut = np.array([[gene in mutated[case] for gene in kept] for case in ids], np.float32).reshape(len(ids), -1)
+    cnv = np.stack([calls[case].to_numpy() for case in ids])
+    strong = ((np.abs(cnv) == 2).sum(axis=0) >= enough) | names.isin(list(genes))
+    matrix = pd.concat(
+        [
+            pd.DataFrame({"case_id": ids}),
+            pd.DataFrame(mut, columns=[f"{gene}_mut" for gene in kept]),
+            pd.DataFrame(cnv[:, strong].astype(np.float32), columns=[f"{gene}_cnv" for gene in names[strong]]),
+        ],
+        axis=1,
+    )
+    return matrix, pd.concat([no_maf, no_calls], ignore_index=True)
