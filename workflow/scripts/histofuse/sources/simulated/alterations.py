@@ -31,7 +31,7 @@ PASSENGER_CLASSES = {
     "3'UTR": 0.02,
     "Intron": 0.02,
 }
-# The usual protein change and place (GRCh38) of a driver; others get a random change near the start of the gene.
+# The usual protein change and place (GRCh38) of a driver; other genes get a random one.
 HOTSPOTS = {
     "IDH1": ("chr2", 208_248_388, "C", "T", "p.R132H"),
     "TP53": ("chr17", 7_673_803, "G", "A", "p.R273C"),
@@ -84,7 +84,7 @@ def masked_mutations(case: Case, settings: Settings) -> bytes:
     """Bytes of `*.wxs.aliquot_ensemble_masked.maf.gz`: comment lines, GDC's columns, one row per variant."""
     rng = generator(settings, case.number, "alterations")
     genes = gene_catalogue(settings.genes)
-    genes = genes[genes["gene_type"] == "protein_coding"].set_index("gene_name")
+    genes = genes[genes["gene_type"] == "protein_coding"].drop_duplicates("gene_name").set_index("gene_name")
     hits = [
         (gene, "Missense_Mutation" if gene in HOTSPOTS else "Nonsense_Mutation")
         for gene, chance in driver_probabilities(case).items()
@@ -163,7 +163,7 @@ def _variant(gene: str, kind: str, place, rng: np.random.Generator) -> dict:
 
 
 def gene_level_copy_number(case: Case, settings: Settings) -> str:
-    """Text of `*.ascat3.gene_level_copy_number.v36.tsv`: whole copies; empty where the array has no segment (chrY)."""
+    """Text of `*.ascat3.gene_level_copy_number.v36.tsv`: whole copies; empty on chrY, which has no segment."""
     rng = generator(settings, case.number, "alterations")
     rng = rng.spawn(1)[0]  # apart from the mutations, so that either file can change alone
     genes = gene_catalogue(settings.genes)

@@ -16,7 +16,7 @@ HISTOLOGY = {
     ("oligodendroglioma", 2): "Oligodendroglioma, NOS",
     ("oligodendroglioma", 3): "Oligodendroglioma, anaplastic",
 }
-# Living patients lack diagnoses.days_to_last_follow_up more often than not; their follow_ups then carry the time.
+# Living patients lack diagnoses.days_to_last_follow_up more often than not; then follow_ups carry the time.
 FOLLOW_UP_IN_DIAGNOSIS = 0.4
 
 
@@ -59,9 +59,7 @@ def _hit(case: Case, settings: Settings) -> dict:
         "morphology": "9440/3",
     }
     # Visits lie before the end; the last one is the end itself, except for those who died between visits.
-    visits = sorted(
-        {max(1, round(case.time_days * share)) for share in rng.uniform(0.1, 0.9, rng.integers(0, 3))}
-    )
+    visits = sorted({max(1, round(case.time_days * share)) for share in rng.uniform(0.1, 0.9, rng.integers(0, 3))})
     if not case.event:
         if rng.random() < FOLLOW_UP_IN_DIAGNOSIS:
             diagnosis["days_to_last_follow_up"] = case.time_days
@@ -102,9 +100,7 @@ def molecular_labels(cases: Sequence[Case], settings: Settings) -> list[dict]:
         values = {
             "GRADE": f"G{case.grade}",
             "IDH_1P19Q_SUBTYPE": "codel" if case.codel else "non-codel",
-            "IDH_CODEL_SUBTYPE": ("IDHmut-codel" if case.codel else "IDHmut-non-codel")
-            if mutant
-            else "IDHwt",
+            "IDH_CODEL_SUBTYPE": ("IDHmut-codel" if case.codel else "IDHmut-non-codel") if mutant else "IDHwt",
             "IDH_STATUS": "Mutant" if mutant else "WT",
         }
         sample = f"{case.case_id}-01"

@@ -10,14 +10,14 @@ import numpy as np
 
 from histofuse.sources.simulated.settings import Settings
 
-# log hazard = HAZARD["tumour"] · tumour + HAZARD["microenvironment"] · microenvironment; factors are independent N(0, 1).
+# log hazard = sum of weight · factor over both factors, which are independent N(0, 1).
 HAZARD = {"tumour": 1.45, "microenvironment": 1.4}
 # A modality sees factor + N(0, sd): its own factor nearly clean, the other's through much noise.
 VIEW_NOISE = {
     "genomics": {"tumour": 0.45, "microenvironment": 2.0},
     "slides": {"tumour": 2.0, "microenvironment": 0.45},
 }
-# Survival is Weibull with this shape; MEDIAN_DAYS is the median at log hazard 0. Censoring is uniform and independent.
+# Survival is Weibull with this shape and this median at log hazard 0; censoring is uniform and independent.
 WEIBULL_SHAPE = 1.5
 MEDIAN_DAYS = 1000.0
 CENSORING_DAYS = (100.0, 2600.0)
@@ -84,8 +84,7 @@ def draw_case(settings: Settings, number: int) -> Case:
     seen = {
         modality: {
             "tumour": tumour + noise["tumour"] * float(latent.standard_normal()),
-            "microenvironment": microenvironment
-            + noise["microenvironment"] * float(latent.standard_normal()),
+            "microenvironment": microenvironment + noise["microenvironment"] * float(latent.standard_normal()),
         }
         for modality, noise in VIEW_NOISE.items()
     }
@@ -154,7 +153,7 @@ def diagnosis_of(idh: str, codel: bool, grade: int) -> str:
 
 
 def _survival(log_hazard: float, rng: np.random.Generator) -> tuple[int, bool]:
-    """Days and whether the patient died: the earlier of a Weibull death and an independent uniform censoring."""
+    """Days, and whether the patient died: the earlier of a Weibull death and a uniform censoring."""
     scale = MEDIAN_DAYS / np.log(2) ** (1 / WEIBULL_SHAPE)
     death = scale * (rng.standard_exponential() / np.exp(log_hazard)) ** (1 / WEIBULL_SHAPE)
     censoring = rng.uniform(*CENSORING_DAYS)

@@ -22,8 +22,8 @@ COLUMNS = (
     "fpkm_unstranded",
     "fpkm_uq_unstranded",
 )
-# log2 expression changes by LOADING (mean and spread over the genes) per unit of the factor that genomics sees, beside
-# noise of NOISE per gene and case. A fifth of a factor's genes go down with it.
+# log2 expression changes by LOADING (mean and spread over the genes) per unit of the factor as genomics sees
+# it, beside noise of NOISE per gene and case. A fifth of a factor's genes go down with it.
 LOADING = (0.55, 0.2)
 SHARE_DOWN = 0.2
 NOISE = 0.6
@@ -34,7 +34,7 @@ DISPERSION = 0.05
 
 @cache
 def _profile(n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Base log2 abundance and the loadings on both factors, [genes] each; drawn by gene, so the same in any cohort."""
+    """Base log2 abundance and loadings on both factors, [genes] each; drawn by gene, so the same in any cohort."""
     genes = gene_catalogue(n_genes)
     base, loading = np.empty(n_genes), np.empty(n_genes)
     for k, gene_id in enumerate(genes["gene_id"]):
@@ -53,7 +53,7 @@ def _profile(n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def star_counts(case: Case, settings: Settings) -> str:
     """Text of `*.rna_seq.augmented_star_gene_counts.tsv`.
 
-    TPM, FPKM and FPKM-UQ are GDC's formulas on the unstranded counts, rounded to 4 decimals as GDC prints them.
+    TPM, FPKM and FPKM-UQ are GDC's formulas on the unstranded counts, with the 4 decimals that GDC prints.
     """
     rng = generator(settings, case.number, "expression")
     genes = gene_catalogue(settings.genes)
@@ -71,9 +71,7 @@ def star_counts(case: Case, settings: Settings) -> str:
     first = rng.binomial(counts, 0.5)
 
     per_kilobase = counts / length * 1e3
-    coding = (
-        (genes["gene_type"] == "protein_coding") & ~genes["chromosome"].isin(["chrX", "chrY"])
-    ).to_numpy()
+    coding = ((genes["gene_type"] == "protein_coding") & ~genes["chromosome"].isin(["chrX", "chrY"])).to_numpy()
     fpkm = per_kilobase * 1e6 / max(1, counts[(genes["gene_type"] == "protein_coding").to_numpy()].sum())
     upper_quartile = max(1.0, float(np.quantile(counts[coding], 0.75)))
     body = pd.DataFrame(

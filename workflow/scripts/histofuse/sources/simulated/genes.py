@@ -1,8 +1,9 @@
 """The genes of the simulated cohort: real symbols, Ensembl ids and chromosomes in `genes.tsv`.
 
-The first rows are the named genes: those that follow a latent factor (column `factor`), drivers of glioma, house-keeping
-and brain genes. The rest are noise. Ids and symbols are GENCODE's; positions are good to about a megabase; exon
-lengths and id versions are made up. Whoever asks for more genes than the file has gets invented lncRNAs.
+The first rows are the named genes: those that follow a latent factor (column `factor`), drivers of glioma,
+house-keeping and brain genes, and symbols that occur twice. The rest are noise. Ids and symbols are GENCODE's;
+positions are good to about a megabase; exon lengths and id versions are made up. Whoever asks for more genes
+than the file has gets invented lncRNAs.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def n_named() -> int:
 def gene_catalogue(n_genes: int) -> pd.DataFrame:
     """The first `n_genes` genes in the order of real files (by Ensembl id).
 
-    Columns: gene_id (with version), gene_name, gene_type, chromosome, start, end (bp), exon_length (bp), factor
-    ("tumour", "microenvironment" or "").
+    Columns: gene_id (with version), gene_name, gene_type, chromosome, start, end (bp), exon_length (bp),
+    factor ("tumour", "microenvironment" or "").
     """
     table = _table()
     extra = n_genes - len(table)

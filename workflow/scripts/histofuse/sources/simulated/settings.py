@@ -28,8 +28,8 @@ class Settings:
     genes : rows of the expression and copy number files
     slide_pixels : the longer side of a slide at full resolution, pixels of 0.499 µm
     slides_per_case : the most slides a case has; the number is uniform from 1
-    missing : share of cases that lack one modality (expression, alterations or slides, equally often); half that
-        share lacks the molecular labels, a tenth has no time of follow-up
+    missing : share of cases that lack one modality (expression, alterations or slides, equally often); half
+        that share lacks the molecular labels, and of the living a tenth of it has no time of follow-up
     broken_slides : slides damaged on purpose: cut off, without a resolution, without tissue, in turn
     """
 
@@ -43,7 +43,7 @@ class Settings:
 
     @classmethod
     def parse(cls, values: dict) -> Settings:
-        """Settings from a config entry; raises InputError naming the key that is unknown, ill-typed or out of range."""
+        """Settings from a config entry; InputError names a key that is unknown, ill-typed or out of range."""
         kinds = {field.name: (int if field.type == "int" else (int, float)) for field in fields(cls)}
         for key, value in values.items():
             if key not in kinds:

@@ -92,7 +92,7 @@ def _outline(coarse: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     y, x = y / coarse[0] - 0.5, x / coarse[1] - 0.5
     field = np.full(coarse, -1.0, np.float32)
     two = rng.random() < 0.4
-    for centre in ((-0.25, 0.25) if two else (0.0,)):
+    for centre in (-0.25, 0.25) if two else (0.0,):
         a, b = rng.uniform(0.17, 0.21) if two else rng.uniform(0.36, 0.42), rng.uniform(0.33, 0.41)
         cx, cy = centre + rng.uniform(-0.03, 0.03), rng.uniform(-0.05, 0.05)
         piece = 0.35 * (1 - np.hypot((x - cx) / a, (y - cy) / b))
@@ -124,7 +124,9 @@ def _stamp(
     strength = 0.9 if kind == "oligodendroglial" else 0.35
     clearing = 1 - strength * clearing
     darkness = rng.uniform(0.8, 1.2, len(cell)).astype(np.float32)
-    for y, x, k, dark in zip(top[keep].tolist(), left[keep].tolist(), which[keep].astype(int).tolist(), darkness[keep], strict=True):
+    for y, x, k, dark in zip(
+        top[keep].tolist(), left[keep].tolist(), which[keep].astype(int).tolist(), darkness[keep], strict=True
+    ):
         window = (slice(y, y + NUCLEUS), slice(x, x + NUCLEUS))
         np.maximum(blue[window], stamps[k] * dark, out=blue[window])
         eosin[window] *= clearing[k]

@@ -34,7 +34,7 @@ def write_svs(image: np.ndarray, path: Path, *, name: str, mpp: float | None, ma
     }
     suffix = "".join(f"|{key} = {value}" for key, value in fields.items() if value is not None)
     jpeg = {
-        "photometric": "ycbcr",
+        "photometric": "rgb",  # becomes YCbCr in the file, as subsampling asks
         "subsampling": (2, 2),
         "compression": "jpeg",
         "compressionargs": {"level": JPEG_QUALITY},

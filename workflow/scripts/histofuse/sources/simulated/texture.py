@@ -63,7 +63,8 @@ def nuclei(kind: str) -> tuple[np.ndarray, np.ndarray]:
     for k in range(N_STAMPS):
         progress = k / (N_STAMPS - 1)
         if kind == "tumour":
-            radius, elongation, dent, density = rng.normal(5.2 + 2.6 * progress, 0.5), rng.uniform(1.1, 1.3 + 0.7 * progress), 0.05 + 0.12 * progress, 0.85
+            radius, elongation = rng.normal(5.2 + 2.6 * progress, 0.5), rng.uniform(1.1, 1.3 + 0.7 * progress)
+            dent, density = 0.05 + 0.12 * progress, 0.85
         elif kind == "lymphocyte":
             radius, elongation, dent, density = rng.normal(5.0, 0.3), rng.uniform(1.0, 1.1), 0.03, 1.55
         else:

@@ -37,10 +37,11 @@ def truth_table(cases: Sequence[Case]) -> pd.DataFrame:
 
 
 def best_reachable(truth: pd.DataFrame, cases: Sequence[str] | None = None) -> dict[str, float]:
-    """Harrell's C of the best possible risks on these cases (default: all); no model can be expected to do better.
+    """Harrell's C of the best possible risks on these cases (default: all).
 
-    Keys: `latent` (the true log hazard), `tumour`, `microenvironment` (one factor alone), `genomics`, `slides`,
-    `both` (the expected log hazard given what these modalities were made to show, before any measurement error).
+    Keys: `latent` (the true log hazard, which no model can be expected to beat), `tumour`, `microenvironment`
+    (one factor alone), `genomics`, `slides`, `both` (the expected log hazard given the factors as these
+    modalities were made to show them, before any further error of measurement).
     """
     from lifelines.utils import concordance_index
 
@@ -54,14 +55,11 @@ def best_reachable(truth: pd.DataFrame, cases: Sequence[str] | None = None) -> d
         "slides": expected_log_hazard(truth, ["slides"]),
         "both": expected_log_hazard(truth, ["genomics", "slides"]),
     }
-    return {
-        name: float(concordance_index(truth["time_days"], -risk, truth["event"]))
-        for name, risk in risks.items()
-    }
+    return {name: float(concordance_index(truth["time_days"], -risk, truth["event"])) for name, risk in risks.items()}
 
 
 def expected_log_hazard(truth: pd.DataFrame, modalities: Sequence[str]) -> np.ndarray:
-    """E[log hazard | views], exact because factors and view noise are Gaussian (precision-weighted mean), [cases]."""
+    """E[log hazard | views], [cases]: precision-weighted means, exact because all is Gaussian."""
     total = np.zeros(len(truth))
     for factor, weight in HAZARD.items():
         precision = {modality: VIEW_NOISE[modality][factor] ** -2 for modality in modalities}
