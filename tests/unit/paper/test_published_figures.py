@@ -1,0 +1,71 @@
+"""The papers' own figures: the files keep their contract and say what the papers print."""
+
+from pathlib import Path
+
+import pytest
+
+from histofuse.io import read_table
+from histofuse.paper.tables import check_published
+
+FOLDER = Path(__file__).parents[3] / "config/published"
+PAPERS = FOLDER.parents[2] / "shared/papers"
+CLASSES = ["macro_auc", "accuracy", "sensitivity", "specificity", "f1"]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.csv")), ids=lambda path: path.stem)
+def test_contract(path):
+    figures = check_published(read_table(path), path.name)
+    assert set(figures["table"]) == {path.stem}
+    assert figures["published"].notna().all()
+    assert set(figures["metric"]) <= {*CLASSES, "harrell_c"}
+    assert set(figures["task"]) <= {"survival", "diagnosis", "grading"}
+
+
+def figures(name):
+    return read_table(FOLDER / f"{name}.csv")
+
+
+@pytest.mark.parametrize(("name", "rows", "lines"), [("ks_fusion_table1", 9, 99), ("ks_fusion_table2", 3, 33)])
+def test_ks_fusion_has_eleven_figures_a_row(name, rows, lines):
+    frame = figures(name)
+    assert frame["row"].nunique() == rows
+    assert len(frame) == lines
+
+
+def test_accuracies_lie_on_the_grid_of_236_slides():
+    # The specification derives the size of the test set from this; a mistyped figure would fall off the grid.
+    for name in ("ks_fusion_table1", "ks_fusion_table2"):
+        frame = figures(name)
+        accuracy = frame.loc[frame["metric"] == "accuracy", "published"]
+        assert ((accuracy * 236 - (accuracy * 236).round()).abs() < 0.0125).all()
+
+
+def printed(path):
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not PAPERS.exists(), reason="the papers' texts are not on this machine")
+@pytest.mark.parametrize(
+    ("name", "paper", "scale", "digits"),
+    [
+        ("path_gptomic_table1", "000_e3a134a9ebcafb35.txt", 1, 3),
+        ("path_gptomic_table2", "000_e3a134a9ebcafb35.txt", 1, 3),
+        ("path_gptomic_table3", "000_e3a134a9ebcafb35.txt", 1, 3),
+        ("ks_fusion_table1", "001_e9cc6f4c02b1d053.txt", 100, 2),
+        ("ks_fusion_table2", "001_e9cc6f4c02b1d053.txt", 100, 2),
+    ],
+)
+def test_every_figure_is_printed_in_the_paper(name, paper, scale, digits):
+    text = printed(PAPERS / paper)
+    for _, line in figures(name).iterrows():
+        figure = f"{line['published'] * scale:.{digits}f}"
+        interval = "" if line.isna()["published_ci"] else f" ± {line['published_ci']:.3f}"
+        assert figure + interval in text, f"{line['row']}, {line['metric']}"
+
+
+@pytest.mark.skipif(not PAPERS.exists(), reason="the papers' texts are not on this machine")
+def test_ks_fusion_rows_are_in_the_order_of_the_paper():
+    text = printed(PAPERS / "001_e9cc6f4c02b1d053.txt")
+    for label, row in figures("ks_fusion_table1").groupby("row"):
+        values = " | ".join(f"{value * 100:.2f}" for value in row["published"])
+        assert f"| {values} |" in text, label

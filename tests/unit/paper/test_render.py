@@ -1,0 +1,91 @@
+"""Typeset tables: what a cell says, the notes below, and escaping."""
+
+import re
+
+import pytest
+from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
+
+from histofuse.paper.render import SIMULATED, lay_out, to_html, to_latex, to_markdown
+from histofuse.paper.tables import build_table, summarise_rows
+
+
+def table(simulated=False, frame=None):
+    summary = summarise_rows(ENTRY, metrics() if frame is None else frame)
+    return build_table(ENTRY, summary, PUBLISHED, MISSING, "main", simulated)
+
+
+def test_one_line_per_row_and_one_column_per_metric():
+    layout = lay_out(table(), notes=["oncotree code is a proxy for grade"])
+    assert layout.header == ["Row", "Harrell C", "Harrell C, published", "Uno C", "p (Harrell C)", "Splits × seeds"]
+    assert [row[0] for row in layout.rows] == ["Clinical", "SNN", "Ours [1]"]
+    assert all(len(row) == len(layout.header) for row in layout.rows)
+    snn, ours = layout.rows[1:]
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3} \(0\.\d{3}–0\.\d{3}\)\*?", snn[1])
+    assert snn[2] == "0.808 ± 0.014"
+    assert snn[-1] == "5 × 2"
+    assert ours[1:] == ["not run", "0.848", "not run", "–", "–"]
+    assert layout.notes[-1] == f"[1] Not run: {MISSING['Ours']}."
+    assert "oncotree code is a proxy for grade" in layout.notes
+    assert any("Nadeau" in note for note in layout.notes)
+    assert any("'Clinical'" in note for note in layout.notes)
+
+
+def test_a_significant_difference_has_a_star():
+    frame = metrics()
+    frame.loc[frame["model"] == "snn", "value"] += 0.2
+    row = lay_out(table(frame=frame)).rows[1]
+    assert row[1].endswith("*")
+    assert not lay_out(table()).rows[1][1].endswith("*")
+    assert float(row[4].removeprefix("< ")) < 0.05
+
+
+def test_simulated_cohorts_are_named_so_and_have_no_published_column():
+    layout = lay_out(table(simulated=True), simulated=True)
+    assert layout.first == SIMULATED
+    assert not any("published" in name for name in layout.header)
+    assert "0.848" not in to_markdown(layout, "t")
+    for text in (to_markdown(layout, "t"), to_latex(layout, "t", "t"), to_html(layout, "t")):
+        assert SIMULATED in text
+
+
+def test_a_single_split_says_where_its_interval_comes_from():
+    layout = lay_out(table(frame=metrics(splits=1)))
+    assert re.fullmatch(r"0\.\d{3} \(0\.700–0\.900\)", layout.rows[1][1])
+    assert any("bootstrap" in note for note in layout.notes)
+    assert not any("Nadeau" in note for note in layout.notes)
+
+
+def test_columns_that_vary_are_shown():
+    frame = table()
+    frame.loc[frame["row"] == "SNN", "cohort"] = "kirc"
+    layout = lay_out(frame)
+    assert layout.header[:2] == ["Row", "Cohort"]
+    assert layout.rows[1][1] == "kirc"
+
+
+def test_markdown_is_a_table():
+    lines = to_markdown(lay_out(table()), "Survival").splitlines()
+    assert lines[0] == "## Survival"
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 5
+    assert {line.count("|") for line in rows} == {7}
+
+
+def test_latex_escapes_and_balances():
+    frame = table()
+    frame["row"] = frame["row"].replace("SNN", "S_N & 5% #1 {x} $y$ \\cmd ~ ^")
+    text = to_latex(lay_out(frame), ENTRY["title"], "main")
+    assert r"S\_N \& 5\% \#1 \{x\} \$y\$ \textbackslash{}cmd \textasciitilde{} \textasciicircum{}" in text
+    assert r"Survival of 5 \& more \% of cases" in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert all(len(re.findall(r"(?<!\\)&", line)) == 5 and line.endswith(r" \\") for line in body)
+    assert text.count(r"\begin{") == text.count(r"\end{") == 3
+
+
+@pytest.mark.parametrize("bad", ["<script>alert(1)</script>", "a & b"])
+def test_html_escapes(bad):
+    frame = table()
+    frame["row"] = frame["row"].replace("SNN", bad)
+    text = to_html(lay_out(frame), bad)
+    assert bad not in text
+    assert bad.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in text
