@@ -104,12 +104,11 @@ def alteration_matrix(
     for case in ids:
         if not calls[case].index.equals(names):
             raise InputError(f"case {case}: its copy number file lists other genes than case {ids[0]}'s")
-    absent = sorted(set(genes) - set(names))
-    if absent:
-        raise InputError(f"`genes` names {', '.join(absent)}, not among the autosomal genes of the copy number files")
-
     enough = min_frequency * len(ids)
     found = pd.Series([gene for case in ids for gene in mutated[case]], dtype=str).value_counts()
+    absent = sorted(set(genes) - set(names) - set(found.index))
+    if absent:
+        raise InputError(f"`genes` names {', '.join(absent)}: no copy number file and no MAF knows them")
     kept = sorted({*found.index[found >= enough], *genes})
     mut = np.array([[gene in mutated[case] for gene in kept] for case in ids], np.float32).reshape(len(ids), -1)
     cnv = np.stack([calls[case].to_numpy() for case in ids])
