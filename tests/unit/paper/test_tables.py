@@ -39,6 +39,15 @@ def test_a_row_takes_its_own_runs_and_the_seeds_of_the_entry():
     assert np.isnan(build().loc["Clinical", "harrell_c"]["p_value"])
 
 
+def test_a_row_may_have_its_own_seeds():
+    rows = [{**row, "seeds": [2]} if row["label"] == "SNN" else row for row in ENTRY["rows"]]
+    table = build({**ENTRY, "rows": rows})
+    assert table["n_seeds"].tolist() == [2, 2, 1, 1, 0, 0]
+    frame = metrics()
+    mine = frame[(frame["model"] == "snn") & (frame["metric"] == "harrell_c") & (frame["seed"] == 2)]
+    assert table.loc[("SNN", "harrell_c"), "estimate"] == pytest.approx(mine["value"].mean())
+
+
 def test_a_row_that_was_not_run_keeps_its_published_figure():
     row = build().loc["Ours", "harrell_c"]
     assert row["status"] == f"not run: {MISSING['Ours']}"

@@ -37,10 +37,10 @@ def summarise_rows(entry: dict, metrics: pd.DataFrame) -> pd.DataFrame:
     """Summary (columns of `evaluation.summary`) of the rows of a table `entry` that have runs in `metrics`.
 
     `metrics` is the concatenation of all metrics files of the table; each row takes those of its own cohort,
-    task, protocol and model, and of the entry's `seeds` if it names any. Rows without runs are absent from
+    task, protocol and model, and of its `seeds` if it or the entry names any. Rows without runs are absent from
     the summary.
     """
-    parts = [_of_row(row, entry, metrics).assign(row=row["label"]) for row in table_rows(entry)]
+    parts = [_of_row(row, entry["metrics"], metrics).assign(row=row["label"]) for row in table_rows(entry)]
     chosen = pd.concat(parts, ignore_index=True)
     return summarise(chosen, reference=entry.get("reference_row"), test_to_train=entry.get("test_to_train"))
 
@@ -88,10 +88,8 @@ def build_table(
 
 
 def table_rows(entry: dict) -> list[dict]:
-    """The rows of an entry, each with its own or the entry's cohort, task and protocol; labels must be
-    unique.
-    """
-    rows = [{**{key: entry.get(key) for key in SETTING}, **row} for row in entry["rows"]]
+    """The rows of an entry, each with its own or the entry's cohort, task, protocol and seeds."""
+    rows = [{**{key: entry.get(key) for key in (*SETTING, "seeds")}, **row} for row in entry["rows"]]
     labels = [row["label"] for row in rows]
     repeated = {label for label in labels if labels.count(label) > 1}
     if repeated:
@@ -119,13 +117,13 @@ def check_published(published: pd.DataFrame, path: str = "published figures") ->
     return published
 
 
-def _of_row(row: dict, entry: dict, metrics: pd.DataFrame) -> pd.DataFrame:
+def _of_row(row: dict, names: list[str], metrics: pd.DataFrame) -> pd.DataFrame:
     wanted = np.ones(len(metrics), dtype=bool)
     for key in (*SETTING, "model"):
         wanted &= (metrics[key] == row[key]).to_numpy()
-    wanted &= metrics["metric"].isin(entry["metrics"]).to_numpy()
-    if entry.get("seeds"):
-        wanted &= metrics["seed"].isin(entry["seeds"]).to_numpy()
+    wanted &= metrics["metric"].isin(names).to_numpy()
+    if row["seeds"] is not None:
+        wanted &= metrics["seed"].isin(row["seeds"]).to_numpy()
     return metrics[wanted]
 
 
