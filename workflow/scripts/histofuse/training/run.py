@@ -17,6 +17,20 @@ from histofuse.training.heads import Head
 DEFAULT_LOSS = {"survival": {"name": "cox"}, "classification": {"name": "cross_entropy"}}
 
 
+@dataclass(frozen=True)
+class Job:
+    """Which run this is: split number and seed, the threads it may use, and where an interrupted run goes on.
+
+    `digest` is that of everything the result depends on (`run_digest`); see `histofuse.training.loop.fit`.
+    """
+
+    number: int
+    seed: int
+    threads: int
+    checkpoint: Path
+    digest: str
+
+
 @dataclass
 class Result:
     """Of one run: predictions per case, history per epoch, weights {name: array} and what describes them."""
@@ -31,17 +45,12 @@ def run(
     entry: dict,
     task: dict,
     split: Split,
-    number: int,
-    seed: int,
-    checkpoint: Path,
-    digest: str,
+    job: Job,
 ) -> Result:
     """Fit on the training part, predict every case.
 
     Args:
         model_class: an `Estimator` or a torch module; entry: its resolved config entry; task: its config entry.
-        number, seed: which split and seed, written into the predictions.
-        checkpoint, digest: see `histofuse.training.loop.fit`.
     """
     train = split.part("train")
     target = split.target.take(train)
@@ -52,10 +61,10 @@ def run(
         outputs, weights, history = model.predict(split.blocks), model.weights(), pd.DataFrame()
     else:
         outputs, weights, history = _fit_network(
-            model_class, parameters, entry["training"], split, head, seed, checkpoint, digest
+            model_class, parameters, entry["training"], split, head, job
         )
     history = history if len(history) else pd.DataFrame({"epoch": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})
-    return Result(head.predictions(outputs, split, number, seed), history, weights | _scaling(split))
+    return Result(head.predictions(outputs, split, job.number, job.seed), history, weights | _scaling(split))
 
 
 def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> str:
@@ -71,18 +80,21 @@ def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> s
     return sha.hexdigest()
 
 
-def _fit_network(model_class, parameters, training, split, head, seed, checkpoint, digest):
+def _fit_network(model_class, parameters, training, split, head, job):
+    import torch
+
     from histofuse.training.loop import Batches, Settings, choose_device, fit, predict
 
+    torch.set_num_threads(job.threads)
     model, history = fit(
         lambda: model_class(split.shapes, head.outputs, **parameters),
         split,
         head.torch_loss(split),
         head.criterion(split),
         Settings(**training),
-        seed,
-        checkpoint,
-        digest,
+        job.seed,
+        job.checkpoint,
+        job.digest,
     )
     outputs = predict(model, Batches(split, choose_device()), np.arange(len(split.rows)))
     return outputs, {name: value.cpu().numpy() for name, value in model.state_dict().items()}, history

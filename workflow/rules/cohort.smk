@@ -1,0 +1,80 @@
+"""Cases. Takes: receipts of clinical files. Gives: cases.parquet, splits/{protocol}.parquet, populations/{task}.parquet."""
+
+
+rule cases:
+    input:
+        manifest="resources/{cohort}/manifest.tsv",
+        receipts=lambda wildcards: receipts(wildcards.cohort, "clinical", "molecular", "table"),
+        alterations=lambda wildcards: alterations_for_labels(wildcards.cohort),
+    output:
+        cases="results/{cohort}/cases.parquet",
+        excluded="results/{cohort}/excluded_cases.tsv",
+    log:
+        "logs/{cohort}/cases.log",
+    benchmark:
+        "benchmarks/{cohort}/cases.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=lookup("cohorts/{cohort}", within=config),
+        code=code("cases.py"),
+    message:
+        "Building the case table of {wildcards.cohort}"
+    script:
+        "../scripts/cases.py"
+
+
+rule splits:
+    input:
+        cases="results/{cohort}/cases.parquet",
+        excluded="results/{cohort}/excluded_cases.tsv",
+        receipts=lambda wildcards: receipts_of_splits(wildcards.cohort, wildcards.protocol),
+    output:
+        splits="results/{cohort}/splits/{protocol}.parquet",
+    log:
+        "logs/{cohort}/splits/{protocol}.log",
+    benchmark:
+        "benchmarks/{cohort}/splits/{protocol}.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        protocol=lambda wildcards: config["protocols"][wildcards.protocol] | {"name": wildcards.protocol},
+        code=code("splits.py"),
+    message:
+        "Splitting {wildcards.cohort} by {wildcards.protocol}"
+    script:
+        "../scripts/splits.py"
+
+
+rule population:
+    input:
+        unpack(modalities_of_task),
+        cases="results/{cohort}/cases.parquet",
+    output:
+        population="results/{cohort}/populations/{task}.parquet",
+        excluded="results/{cohort}/populations/{task}_excluded.tsv",
+    log:
+        "logs/{cohort}/populations/{task}.log",
+    benchmark:
+        "benchmarks/{cohort}/populations/{task}.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        task=lookup("tasks/{task}", within=config),
+        code=code("population.py"),
+    message:
+        "Finding the cases of {wildcards.cohort} that take part in {wildcards.task}"
+    script:
+        "../scripts/population.py"

@@ -1,0 +1,287 @@
+"""What the rules share: resolved configuration, digests of code, and which files a run or a table needs."""
+
+import ast
+import copy
+import hashlib
+import json
+from itertools import product
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
+CONFIG_FOLDERS = [Path(file).parent for file in workflow.configfiles]
+
+
+def merged(base, change):
+    """A nested dictionary with the values of another put over it."""
+    result = copy.deepcopy(base)
+    for key, value in change.items():
+        deeper = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if deeper else copy.deepcopy(value)
+    return result
+
+
+def resolved(name, chain=()):
+    """A model entry with everything that it inherits through `extends`."""
+    if name not in config["models"] or name in chain:
+        problem = "is its own ancestor" if name in chain else "is not an entry of `models`"
+        raise WorkflowError(f"models: {' extends '.join([*chain, name])}: {name} {problem}")
+    entry = copy.deepcopy(config["models"][name])
+    parent = entry.pop("extends", None)
+    return merged(resolved(parent, (*chain, name)), entry) if parent else entry
+
+
+def imports(path):
+    """Yield the dotted names that a Python file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def code(script, *more):
+    """Digest of what a script and the library modules it imports (and more files) do.
+
+    Snakemake is blind to edits in imported modules, and would rerun for an edited comment in the script. As a
+    parameter, this digest reruns a job when, and only when, the code that it executes has changed.
+    """
+    files, queue = set(), [SCRIPTS / script, *more]
+    while queue:
+        path = queue.pop()
+        if path.is_file() and path not in files:
+            files.add(path)
+            modules = [SCRIPTS.joinpath(*name.split(".")) for name in imports(path)]
+            queue += [m.with_suffix(".py") for m in modules] + [m / "__init__.py" for m in modules]
+    trees = (ast.dump(ast.parse(path.read_text())) for path in sorted(files))
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+
+
+def class_file(model):
+    """The source of a model's class: in the library, or a user's own file beside the configuration."""
+    name = MODELS[model]["class"].partition(":")[0]
+    for folder in (SCRIPTS, *CONFIG_FOLDERS):
+        path = folder.joinpath(*name.split(".")).with_suffix(".py")
+        if path.is_file():
+            return path
+    raise WorkflowError(f"models: {model}: class: no file {name.replace('.', '/')}.py beside the configuration")
+
+
+def rows_of(table):
+    """The rows of a table, each with its cohort, task, protocol, model and seeds filled in from the table."""
+    entry = config["tables"][table]
+    return [
+        {key: entry[key] for key in ("cohort", "task", "protocol", "seeds") if key in entry} | row
+        for row in entry["rows"]
+    ]
+
+
+def checked_references():
+    """Refuse, before the first job, a table that names something the configuration does not define."""
+    for table in config["tables"]:
+        for row in rows_of(table):
+            for key, section in (
+                ("cohort", "cohorts"),
+                ("task", "tasks"),
+                ("protocol", "protocols"),
+                ("model", "models"),
+            ):
+                if key not in row or (
+                    row[key] not in config[section] and not (key == "model" and imported(row["cohort"]))
+                ):
+                    raise WorkflowError(
+                        f"tables: {table}: row {row['label']!r}: {key}: {row.get(key)!r} is not an entry of `{section}`"
+                    )
+        for model in config["tables"][table].get("kaplan_meier", []):
+            if model not in {row["model"] for row in rows_of(table)}:
+                raise WorkflowError(f"tables: {table}: kaplan_meier: {model!r} is not the model of a row")
+        labels = [row["label"] for row in config["tables"][table]["rows"]]
+        if len(set(labels)) < len(labels):
+            raise WorkflowError(f"tables: {table}: two rows have the same label")
+        reference = config["tables"][table].get("reference_row")
+        if reference is not None and reference not in labels:
+            raise WorkflowError(f"tables: {table}: reference_row: {reference!r} is not the label of a row")
+
+
+def imported(cohort):
+    """Whether a cohort consists of somebody's released predictions instead of data to train on."""
+    return config["cohorts"][cohort]["source"] == "published_predictions"
+
+
+def cohorts_from(*sources):
+    """A regular expression of the cohorts with these sources, for wildcard constraints."""
+    return "|".join(name for name, entry in config["cohorts"].items() if entry["source"] in sources) or "(?!)"
+
+
+def simulated_folder(cohort):
+    """Where a simulated cohort's raw files are made, laid out like a mirror; nothing for other cohorts."""
+    simulated = config["cohorts"][cohort]["source"] == "simulated"
+    return f"resources/{cohort}/simulated" if simulated else []
+
+
+def receipts(cohort, *kinds):
+    """Receipts of all batches of these kinds of file; needs the manifest."""
+    with checkpoints.manifest.get(cohort=cohort).output.manifest.open() as file:
+        header, *lines = [line.rstrip("\n").split("\t") for line in file]
+    kind, batch = header.index("kind"), header.index("batch")
+    batches = sorted({line[batch] for line in lines if line[kind] in kinds})
+    return [f"resources/{cohort}/receipts/{name}.tsv" for name in batches]
+
+
+def alterations_for_labels(cohort):
+    """The alterations decide between two diagnoses (CDKN2A) where there are files to call them from."""
+    return [f"results/{cohort}/genomics/alterations.parquet"] if receipts(cohort, "copy_number") else []
+
+
+def receipts_of_splits(cohort, protocol):
+    """Receipts of published split files, for a protocol that takes them."""
+    return receipts(cohort, "splits") if config["protocols"][protocol]["kind"] == "given" else []
+
+
+def slide_folders(cohort, features):
+    """Where the encoded slides of a cohort lie, one folder per batch of slide files."""
+    batches = [Path(receipt).stem for receipt in receipts(cohort, "slide")]
+    return [f"results/{cohort}/slides/{features}/{batch}" for batch in batches]
+
+
+def availability_of(table):
+    """The files that say whether a table's cohorts can be had."""
+    cohorts = sorted({row["cohort"] for row in rows_of(table) if not imported(row["cohort"])})
+    return [f"resources/{cohort}/availability.json" for cohort in cohorts]
+
+
+def published_figures(table):
+    """The file with the figures that a table's paper published, if there is one."""
+    name = config["tables"][table].get("published")
+    return f"config/published/{name}.csv" if name else []
+
+
+def simulated_table(table):
+    """Whether a table rests on a simulated cohort: such figures are never set beside published ones."""
+    return any(config["cohorts"][row["cohort"]]["source"] == "simulated" for row in rows_of(table))
+
+
+def row_of(table, model):
+    """The row of a table that shows a model."""
+    return next(row for row in rows_of(table) if row["model"] == model)
+
+
+def title_of_row(table, model):
+    """Heading of a figure about one row of a table."""
+    return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}"
+
+
+def predictions_of_row(table, model):
+    """Predictions of all splits of a table's row, of its first seed (a case counts once per split)."""
+    row = row_of(table, model)
+    pattern = "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/predictions.parquet"
+    splits = range(config["protocols"][row["protocol"]]["n_splits"])
+    return [pattern.format(**row, split=split, seed=row["seeds"][0]) for split in splits]
+
+
+def kaplan_meier_figures():
+    """Figures of survival by risk group, for the models that a table lists under `kaplan_meier`."""
+    return [
+        f"results/figures/{table}/kaplan_meier_{model}.svg"
+        for table, entry in config["tables"].items()
+        for model in entry.get("kaplan_meier", [])
+        if available(row_of(table, model)["cohort"])
+    ]
+
+
+def metrics_of_cohort(cohort):
+    """Metrics of every model that a table evaluates on a cohort."""
+    pattern = "results/{cohort}/metrics/{task}/{protocol}/{model}.parquet"
+    rows = [row for table in config["tables"] for row in rows_of(table)]
+    return sorted({pattern.format(**row) for row in rows if row["cohort"] == cohort})
+
+
+def available(cohort):
+    """Whether the cohort's files can be had; known once the manifest was made."""
+    if imported(cohort):
+        return True
+    with checkpoints.manifest.get(cohort=cohort).output.availability.open() as file:
+        return json.load(file)["available"]
+
+
+def in_mirror(cohort):
+    """Which of a cohort's pinned files lie in the mirror folder, so that a file put there later is noticed."""
+    mirror, entry = config.get("mirror"), config["cohorts"][cohort]
+    if not mirror or "://" in mirror or "table" not in entry:
+        return []
+    files = [entry["table"], *(file for files in entry.get("splits", {}).values() for file in files)]
+    return [Path(mirror, file["url"].split("://", 1)[1]).is_file() for file in files]
+
+
+def inputs_of_run(wildcards):
+    """Files of the tabular blocks and tiles that a model's entry lists under `inputs`."""
+    folder, inputs = f"results/{wildcards.cohort}", MODELS[wildcards.model]["inputs"]
+    files = {
+        "expression": "genomics/expression.parquet",
+        "alterations": "genomics/alterations.parquet",
+        "clinical": "cases.parquet",
+    }
+    chosen = {name: f"{folder}/{files[name]}" for name in inputs if name != "tiles"}
+    if "tiles" in inputs:
+        slides = f"{folder}/slides/{inputs['tiles']['features']}"
+        chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet"}
+    return chosen
+
+
+def modalities_of_task(wildcards):
+    """Files that say which cases have the modalities a task asks of every case."""
+    folder = f"results/{wildcards.cohort}"
+    files = {
+        "expression": f"{folder}/genomics/expression.parquet",
+        "alterations": f"{folder}/genomics/alterations.parquet",
+    }
+    names = config["tasks"][wildcards.task].get("modalities", [])
+    chosen = {name: files[name] for name in names if name in files}
+    slides = [name for name in names if name not in files]
+    return chosen | ({"index": f"{folder}/slides/{slides[0]}/index.parquet"} if slides else {})
+
+
+def seeds_of(wildcards):
+    """All seeds that any table asks of a model on a cohort, task and protocol."""
+    keys = ("cohort", "task", "protocol", "model")
+    wanted = [
+        row["seeds"]
+        for table in config["tables"]
+        for row in rows_of(table)
+        if all(row[k] == wildcards[k] for k in keys)
+    ]
+    return sorted({seed for seeds in wanted for seed in seeds})
+
+
+def predictions_to_score(wildcards):
+    """Predictions of every split and seed of a model, or the released ones."""
+    folder = "/".join(wildcards[key] for key in ("task", "protocol", "model"))
+    if imported(wildcards.cohort):
+        return [f"results/{wildcards.cohort}/released/{folder}.parquet"]
+    splits = range(config["protocols"][wildcards.protocol]["n_splits"])
+    return [
+        f"results/{wildcards.cohort}/runs/{folder}/split{split}/seed{seed}/predictions.parquet"
+        for split, seed in product(splits, seeds_of(wildcards))
+    ]
+
+
+def per_row(pattern, table):
+    """A file for every row of a table whose cohort can be had."""
+    return sorted({pattern.format(**row) for row in rows_of(table) if available(row["cohort"])})
+
+
+MODELS = {name: resolved(name) for name in config["models"]}
+checked_references()
+
+
+wildcard_constraints:
+    cohort="|".join(config["cohorts"]),
+    task="|".join(config["tasks"]),
+    protocol="|".join(config["protocols"]),
+    table="|".join(config["tables"]),
+    model=r"[^/]+",
+    features="|".join(config.get("slide_features", {})) or "(?!)",
+    split=r"\d+",
+    seed=r"\d+",

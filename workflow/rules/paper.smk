@@ -1,0 +1,93 @@
+"""Paper. Takes: metrics, published figures, predictions. Gives: results/tables, results/figures, results/report."""
+
+
+rule table:
+    input:
+        metrics=lambda wildcards: per_row("results/{cohort}/metrics/{task}/{protocol}/{model}.parquet", wildcards.table),
+        availability=lambda wildcards: availability_of(wildcards.table),
+        published=lambda wildcards: published_figures(wildcards.table),
+    output:
+        csv="results/tables/{table}.csv",
+        md="results/tables/{table}.md",
+        tex="results/tables/{table}.tex",
+    log:
+        "logs/tables/{table}.log",
+    benchmark:
+        "benchmarks/tables/{table}.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        name="{table}",
+        entry=lookup("tables/{table}", within=config),
+        simulated=lambda wildcards: simulated_table(wildcards.table),
+        code=code("table.py"),
+    message:
+        "Making the table {wildcards.table}"
+    script:
+        "../scripts/table.py"
+
+
+rule tables:
+    input:
+        expand("results/tables/{table}.csv", table=config["tables"]),
+
+
+rule figure_intervals:
+    input:
+        table="results/tables/{table}.csv",
+    output:
+        svg="results/figures/{table}/intervals.svg",
+        png="results/figures/{table}/intervals.png",
+    log:
+        "logs/figures/{table}/intervals.log",
+    benchmark:
+        "benchmarks/figures/{table}/intervals.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        entry=lookup("tables/{table}", within=config),
+        simulated=lambda wildcards: simulated_table(wildcards.table),
+        code=code("figure_table.py"),
+    message:
+        "Drawing the table {wildcards.table}"
+    script:
+        "../scripts/figure_table.py"
+
+
+rule figure_kaplan_meier:
+    input:
+        predictions=lambda wildcards: predictions_of_row(wildcards.table, wildcards.model),
+    output:
+        svg="results/figures/{table}/kaplan_meier_{model}.svg",
+        png="results/figures/{table}/kaplan_meier_{model}.png",
+    log:
+        "logs/figures/{table}/kaplan_meier_{model}.log",
+    benchmark:
+        "benchmarks/figures/{table}/kaplan_meier_{model}.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        title=lambda wildcards: title_of_row(wildcards.table, wildcards.model),
+        code=code("figure_kaplan_meier.py"),
+    message:
+        "Drawing survival by risk group of {wildcards.model} in {wildcards.table}"
+    script:
+        "../scripts/figure_kaplan_meier.py"
+
+
+rule figures:
+    input:
+        expand("results/figures/{table}/intervals.svg", table=config["tables"]),
+        lambda wildcards: kaplan_meier_figures(),

@@ -1,0 +1,56 @@
+"""Slides. Takes: receipts of slide files. Gives: slides/{features}/{batch}/ (per slide: HDF5 of features, thumbnail),
+and packed for training tiles.f16 with index.parquet; slides.parquet says which slides were set aside, and why."""
+
+
+rule encode_slides:
+    input:
+        receipt="resources/{cohort}/receipts/{batch}.tsv",
+    output:
+        directory=directory("results/{cohort}/slides/{features}/{batch}"),
+    log:
+        "logs/{cohort}/slides/{features}/{batch}.log",
+    benchmark:
+        "benchmarks/{cohort}/slides/{features}/{batch}.tsv"
+    wildcard_constraints:
+        batch=r"slide-\d+",
+    conda:
+        "../../envs/slides.yaml"
+    threads: 1
+    resources:
+        gpu=lambda wildcards: config["slide_features"][wildcards.features].get("gpu", 1),
+        mem_mb=6000,
+        runtime=240,
+    params:
+        settings=lookup("slide_features/{features}", within=config),
+        code=code("encode_slides.py"),
+    message:
+        "Encoding the tiles of {wildcards.batch} of {wildcards.cohort} as {wildcards.features}"
+    script:
+        "../scripts/encode_slides.py"
+
+
+rule pack_slides:
+    input:
+        directories=lambda wildcards: slide_folders(wildcards.cohort, wildcards.features),
+    output:
+        tiles="results/{cohort}/slides/{features}/tiles.f16",
+        index="results/{cohort}/slides/{features}/index.parquet",
+        slides="results/{cohort}/slides/{features}/slides.parquet",
+        sheet="results/{cohort}/slides/{features}/contact_sheet.png",
+    log:
+        "logs/{cohort}/slides/{features}/pack.log",
+    benchmark:
+        "benchmarks/{cohort}/slides/{features}/pack.tsv"
+    conda:
+        "../../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        max_excluded=lambda wildcards: config["slide_features"][wildcards.features].get("max_excluded", 0.2),
+        code=code("pack_slides.py"),
+    message:
+        "Packing the features of {wildcards.cohort} ({wildcards.features}) into one map"
+    script:
+        "../scripts/pack_slides.py"

@@ -1,0 +1,35 @@
+"""Training. Takes: population, splits and the inputs that a model entry lists. Gives per run: predictions.parquet
+(every case, all that a metric needs), history.parquet and weights.safetensors."""
+
+
+rule train:
+    input:
+        unpack(inputs_of_run),
+        population="results/{cohort}/populations/{task}.parquet",
+        splits="results/{cohort}/splits/{protocol}.parquet",
+    output:
+        predictions="results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/predictions.parquet",
+        history="results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/history.parquet",
+        weights="results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/weights.safetensors",
+    log:
+        "logs/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}.log",
+    benchmark:
+        "benchmarks/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}.tsv"
+    conda:
+        "../../envs/training.yaml"
+    threads: 1
+    resources:
+        gpu=lambda wildcards: MODELS[wildcards.model].get("gpu", 1),
+        mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
+        runtime=lambda wildcards: MODELS[wildcards.model].get("runtime", 240),
+    params:
+        model=lambda wildcards: MODELS[wildcards.model],
+        task=lookup("tasks/{task}", within=config),
+        class_file=lambda wildcards: str(class_file(wildcards.model)),
+        checkpoint="resources/checkpoints/{cohort}/{task}/{protocol}/{model}/split{split}/seed{seed}.pt",
+        code=lambda wildcards: code("train.py", class_file(wildcards.model)),
+    message:
+        "Training {wildcards.model} for {wildcards.task} on {wildcards.cohort}, {wildcards.protocol} split "
+        "{wildcards.split}, seed {wildcards.seed}"
+    script:
+        "../scripts/train.py"

@@ -1,0 +1,33 @@
+"""Train one model on one split with one seed and predict every case of it."""
+
+import json
+from pathlib import Path
+
+from histofuse.io import atomic, read_table, start_log, write_table
+from histofuse.models.registry import load_class
+from histofuse.training.dataset import TileStore, load_split
+from histofuse.training.run import Job, run, run_digest
+from safetensors.numpy import save_file
+
+start_log(snakemake.log[0])
+entry, task = snakemake.params.model, snakemake.params.task
+number, seed = int(snakemake.wildcards.split), int(snakemake.wildcards.seed)
+checkpoint = Path(snakemake.params.checkpoint)
+
+inputs = entry["inputs"]
+tables = {name: read_table(snakemake.input[name]) for name in inputs if name != "tiles"}
+tiles = None
+if "tiles" in inputs:
+    tiles = TileStore(snakemake.input.tiles, snakemake.input.index, inputs["tiles"].get("bag"))
+population, splits = read_table(snakemake.input.population), read_table(snakemake.input.splits)
+split = load_split(population, splits, number, task, inputs, tables, tiles)
+model_class = load_class(entry["class"], snakemake.params.class_file)
+digest = run_digest(entry, task, split, seed, snakemake.params.code)
+result = run(model_class, entry, task, split, Job(number, seed, snakemake.threads, checkpoint, digest))
+
+write_table(result.history, snakemake.output.history)
+with atomic(snakemake.output.weights) as temporary:
+    columns = json.dumps({name: scaler.names for name, scaler in split.scalers.items()})
+    save_file(result.weights, temporary, metadata={"model": json.dumps(entry), "columns": columns})
+write_table(result.predictions, snakemake.output.predictions)
+checkpoint.unlink(missing_ok=True)
