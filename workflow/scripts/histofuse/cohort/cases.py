@@ -81,9 +81,7 @@ def _check_ids(ids: pd.Series, where: str | Path) -> None:
     if unnamed.any():
         raise InputError(f"{where}, row {int(np.flatnonzero(unnamed)[0]) + 1}: the case has no case_id")
     if ids.duplicated().any():
-        raise InputError(
-            f"{where}: case {ids[ids.duplicated()].iloc[0]} is there twice; one row per case is needed"
-        )
+        raise InputError(f"{where}: case {ids[ids.duplicated()].iloc[0]} is there twice; one row per case is needed")
 
 
 def _typed(frame: pd.DataFrame, column: str, kind: str, where: str | Path) -> pd.Series:
@@ -93,9 +91,9 @@ def _typed(frame: pd.DataFrame, column: str, kind: str, where: str | Path) -> pd
     def refuse(bad: pd.Series, expected: str) -> None:
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
-            raise InputError(
-                f"{where}: case {cases.iloc[first]}: {column} is {values.iloc[first]!r}; expected {expected}"
-            )
+            value = values.iloc[first]
+            shown = value.item() if isinstance(value, np.generic) else value
+            raise InputError(f"{where}: case {cases.iloc[first]}: {column} is {shown!r}; expected {expected}")
 
     if column == "slides":
         refuse(
@@ -115,9 +113,7 @@ def _typed(frame: pd.DataFrame, column: str, kind: str, where: str | Path) -> pd
     if kind == "bool":
         refuse(~values.map(lambda v: isinstance(v, bool | np.bool_)), "true or false")
     if kind == "boolean":
-        refuse(
-            values.notna() & ~values.map(lambda v: isinstance(v, bool | np.bool_)), "true, false or nothing"
-        )
+        refuse(values.notna() & ~values.map(lambda v: isinstance(v, bool | np.bool_)), "true, false or nothing")
     if column in _VALUES:
         allowed = sorted(_VALUES[column])
         refuse(values.notna() & ~values.isin(allowed), f"one of {allowed} or nothing")

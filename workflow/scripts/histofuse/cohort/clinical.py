@@ -17,9 +17,7 @@ _CODEL = {"idhmut-codel": True, "idhmut-non-codel": False, "idhwt": False}
 _GRADES = {"G2": 2, "G3": 3, "G4": 4}
 
 
-def cases_from_gdc(
-    hits: Iterable[Mapping], molecular: Iterable[Mapping], manifest: pd.DataFrame
-) -> pd.DataFrame:
+def cases_from_gdc(hits: Iterable[Mapping], molecular: Iterable[Mapping], manifest: pd.DataFrame) -> pd.DataFrame:
     """One row per case that has at least one file in the manifest.
 
     Parameters ---------- hits: `data.hits` of GDC `/cases` with demographic, diagnoses and follow_ups
@@ -56,9 +54,7 @@ def cases_from_gdc(
         }
     missing = sorted(set(kinds.index) - set(rows))
     if missing:
-        raise InputError(
-            f"GDC /cases has no record of {len(missing)} cases of the manifest, the first {missing[0]}"
-        )
+        raise InputError(f"GDC /cases has no record of {len(missing)} cases of the manifest, the first {missing[0]}")
     columns = {"grade": "Int8", "idh": "string", "codel_1p19q": "boolean"}
     frame = pd.DataFrame(list(rows.values()))
     for column, kind in columns.items():

@@ -49,24 +49,18 @@ def task_labels(cases: pd.DataFrame, task: Mapping) -> pd.Series:
     """
     column = task["column"]
     if column not in cases:
-        raise InputError(
-            f"the task's column {column!r} is not in the case table; there are {', '.join(cases)}"
-        )
+        raise InputError(f"the task's column {column!r} is not in the case table; there are {', '.join(cases)}")
     index: dict[str, int] = {}
     for number, (name, values) in enumerate(task["classes"].items()):
         for value in map(str, values):
             if value in index:
-                raise InputError(
-                    f"the value {value!r} of {column} is in two classes of the task, {name!r} the second"
-                )
+                raise InputError(f"the value {value!r} of {column} is in two classes of the task, {name!r} the second")
             index[value] = number
     labels = cases[column].astype("string").map(index).astype("Int64")
     for number, name in enumerate(task["classes"]):
         if not labels.eq(number).any():
             found = ", ".join(sorted(cases[column].dropna().astype(str).unique()))
-            raise InputError(
-                f"the class {name!r} of {column} has no case; the values found are: {found or 'none'}"
-            )
+            raise InputError(f"the class {name!r} of {column} has no case; the values found are: {found or 'none'}")
     return labels
 
 

@@ -24,9 +24,8 @@ def draw(cases: pd.DataFrame, protocol: Mapping) -> pd.DataFrame:
     cases, 0 by default); `seed`; `stratify` (true by default): keep the proportions of event × diagnosis in
     every part.
 
-    The order in which cases are drawn comes from a hash of seed, split and case id, so it depends neither on
-    the order of the table nor on the version of a random number generator, and the absence of one case hardly
-    moves the others.
+    The order in which cases are drawn comes from a hash of seed, split and case id, so it depends neither on the
+    order of the table nor on the version of a random number generator.
 
     Returns a frame `split, case_id, part`. Raises InputError through `check_splits` for an impossible
     protocol.
@@ -54,9 +53,7 @@ def draw(cases: pd.DataFrame, protocol: Mapping) -> pd.DataFrame:
         rest = np.flatnonzero(~tested)
         # The share is one of all cases, the rest is smaller; a different order keeps val apart from test's
         # neighbours.
-        rest = rest[
-            np.lexsort(([_hash(f"val/{key}/{split}", case) for case in ids[rest]], stratum[order][rest]))
-        ]
+        rest = rest[np.lexsort(([_hash(f"val/{key}/{split}", case) for case in ids[rest]], stratum[order][rest]))]
         part[rest[_spread(len(rest), val * len(ids) / len(rest), key)]] = "val"
         frames.append(pd.DataFrame({"split": split, "case_id": ids, "part": part}))
     splits = pd.concat(frames).sort_values(["split", "case_id"], ignore_index=True)
@@ -105,13 +102,9 @@ def read_given(files: Sequence[str | Path], set_aside: Set[str] = frozenset()) -
     for split, path in enumerate(files):
         table = read_table(path, dtype=str)
         if not {"train", "val"} <= set(table):
-            raise InputError(
-                f"{path}: a split file needs the columns train and val; it has {', '.join(table)}"
-            )
+            raise InputError(f"{path}: a split file needs the columns train and val; it has {', '.join(table)}")
         three = "test" in table and table["test"].notna().any()
-        names = (
-            {"train": "train", "val": "val", "test": "test"} if three else {"train": "train", "val": "test"}
-        )
+        names = {"train": "train", "val": "val", "test": "test"} if three else {"train": "train", "val": "test"}
         for column, part in names.items():
             ids = table[column].dropna()
             ids = ids[~ids.isin(set_aside)]
@@ -133,9 +126,7 @@ def check_splits(splits: pd.DataFrame, cases: pd.DataFrame) -> None:
         raise InputError(f"split {first['split']}: case {first['case_id']} is not in the case table")
     wrong = splits[~splits["part"].isin(PARTS)]
     if len(wrong):
-        raise InputError(
-            f"split {wrong.iloc[0]['split']}: unknown part {wrong.iloc[0]['part']!r}; {', '.join(PARTS)}"
-        )
+        raise InputError(f"split {wrong.iloc[0]['split']}: unknown part {wrong.iloc[0]['part']!r}; {', '.join(PARTS)}")
     twice = splits[splits.duplicated(["split", "case_id"], keep=False)]
     if len(twice):
         split, case = twice.iloc[0][["split", "case_id"]]

@@ -65,7 +65,7 @@ def read_copy_number(path: str | Path) -> pd.Series:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise InputError(
-            f"{path}, line {first_line + row}: copy_number is {table['copy_number'][row]!r}, not a number ≥ 0"
+            f"{path}, line {first_line + row}: copy_number is {table['copy_number'][row]}, not a number ≥ 0"
         )
     usable = table["chromosome"].isin(_AUTOSOMES) & ~table["gene_name"].duplicated(keep=False)
     names, copies = table.loc[usable, "gene_name"], copies[usable].to_numpy(float)

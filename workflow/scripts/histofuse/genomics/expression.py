@@ -57,7 +57,7 @@ def read_star(path: str | Path) -> pd.DataFrame:
             row = int(np.flatnonzero(bad)[0])
             raise InputError(
                 f"{path}, line {first_line + 4 + row} ({genes['gene_id'][row]}): "
-                f"{column} is {genes[column][row]!r}, not a number ≥ 0"
+                f"{column} is {genes[column][row]}, not a number ≥ 0"
             )
         genes[column] = numbers
     tpm, fpkm = genes["tpm_unstranded"].to_numpy(float), genes["fpkm_unstranded"].to_numpy(float)

@@ -120,7 +120,7 @@ def _check_numbers(table: pd.DataFrame, columns: list[str], path: str | Path) ->
         bad = np.flatnonzero(~np.isfinite(numbers))
         if len(bad):
             case, value = table["case_id"].iloc[bad[0]], table[column].iloc[bad[0]]
-            raise InputError(f"{path}: column {column}, case {case}: {value!r} is not a finite number")
+            raise InputError(f"{path}: column {column}, case {case}: {value} is not a finite number")
         if not pd.api.types.is_numeric_dtype(table[column]):
             table[column] = numbers
 
@@ -145,7 +145,7 @@ def _cases(patients: pd.DataFrame, slides: pd.Series, path: str | Path) -> pd.Da
             bad = patients.index[patients[column].notna() & ~patients[column].isin(allowed)]
             if len(bad):
                 value = patients.loc[bad[0], column]
-                raise InputError(f"{path}: column {column}, case {bad[0]}: {value!r} is neither 0 nor 1")
+                raise InputError(f"{path}: column {column}, case {bad[0]}: {value} is neither 0 nor 1")
     months, age = (
         pd.to_numeric(patients[c], errors="coerce").to_numpy(float) for c in ("survival_months", "age")
     )

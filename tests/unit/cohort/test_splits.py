@@ -1,0 +1,162 @@
+"""Splits never leak, keep their proportions and depend on nothing but seed, protocol and cases."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histofuse.cohort.splits import check_splits, draw, given_files, read_given, strata_of
+from histofuse.io import InputError
+
+FOLDS = Path(
+    "../shared/mirror/raw.githubusercontent.com/mahmoodlab/PORPOISE/3390dc40e15995ba852d7a561faf0e996cf20501"
+    "/splits/5foldcv/tcga_gbmlgg"
+)
+
+
+def cohort(n=203, seed=0):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "case_id": [f"C-{number:04d}" for number in range(n)],
+            "event": pd.array(rng.random(n) < 0.33, "Int8"),
+            "diagnosis": rng.choice(["a", "b", "c", None], n, p=[0.6, 0.3, 0.08, 0.02]),
+        }
+    )
+
+
+MCCV = {"kind": "mccv", "n_splits": 15, "test": 0.2, "seed": 7}
+PROTOCOLS = [
+    MCCV,
+    {**MCCV, "stratify": False, "val": 0.1},
+    {"kind": "holdout", "test": 0.1, "val": 0.1, "seed": 7},
+    {"kind": "kfold", "n_splits": 3, "seed": 7},
+    {"kind": "kfold", "n_splits": 5, "val": 0.1, "seed": 7, "stratify": False},
+]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_case_is_in_one_part_of_each_split_and_shares_are_met(protocol):
+    cases = cohort()
+    splits = draw(cases, protocol)
+    for _, rows in splits.groupby("split"):
+        assert sorted(rows["case_id"]) == cases["case_id"].tolist()
+        sizes = rows["part"].value_counts()
+        test = 1 / protocol["n_splits"] if protocol["kind"] == "kfold" else protocol["test"]
+        assert abs(sizes["test"] - test * len(cases)) <= 1
+        assert sizes.get("val", 0) == round(protocol.get("val", 0) * len(cases))
+    assert splits["split"].nunique() == protocol.get("n_splits", 1)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_order_of_the_table_does_not_matter_but_the_seed_does(protocol):
+    cases = cohort()
+    splits = draw(cases, protocol)
+    pd.testing.assert_frame_equal(draw(cases.sample(frac=1, random_state=3), protocol), splits)
+    assert not draw(cases, {**protocol, "seed": 8}).equals(splits)
+
+
+def test_the_first_split_is_what_it_has_always_been():
+    # Frozen: a change here silently changes every published number.
+    splits = draw(cohort(20), {"kind": "mccv", "n_splits": 1, "test": 0.2, "seed": 1})
+    assert splits.loc[splits["part"] == "test", "case_id"].tolist() == ["C-0002", "C-0006", "C-0008", "C-0014"]
+
+
+def test_kfold_tests_everyone_once():
+    splits = draw(cohort(), PROTOCOLS[3])
+    tested = splits.loc[splits["part"] == "test", "case_id"]
+    assert sorted(tested) == cohort()["case_id"].tolist()
+
+
+def test_strata_give_their_share_to_every_test_part():
+    cases = cohort()
+    strata = strata_of(cases)
+    assert strata.value_counts().drop(["0/rare", "1/rare"], errors="ignore").min() >= 10
+    splits = draw(cases, MCCV).merge(cases.assign(stratum=strata))
+    tested = splits[splits["part"] == "test"].groupby(["split", "stratum"]).size().unstack(fill_value=0)
+    expected = 0.2 * strata.value_counts()
+    assert (tested - expected[tested.columns]).abs().to_numpy().max() <= 1
+
+
+def test_repeated_splits_reach_everyone_alike():
+    # 300 draws of a fifth: each case is tested about 60 times (binomial sd 7), the few of a small stratum too.
+    splits = draw(cohort(60), {**MCCV, "n_splits": 300})
+    times = splits[splits["part"] == "test"]["case_id"].value_counts()
+    assert len(times) == 60
+    assert times.min() > 30
+    assert times.max() < 90
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "bootstrap"}, "unknown kind of protocol 'bootstrap'"),
+        ({"test": 1.0}, "leave nothing to train on"),
+        ({"test": 0.6, "val": 0.4}, "leave nothing to train on"),
+        ({"kind": "kfold", "n_splits": 1}, "needs 2 to 203 n_splits"),
+        ({"test": 0.001}, "split 0: the test part is empty"),
+    ],
+)
+def test_impossible_protocols_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        draw(cohort(), {**MCCV, **change})
+
+
+def frame(*rows):
+    return pd.DataFrame(rows, columns=["split", "case_id", "part"])
+
+
+def test_leaks_and_hopeless_parts_are_refused():
+    cases = pd.DataFrame({"case_id": list("ABCD"), "event": [1, 0, 1, 0]})
+    good = [(0, "A", "train"), (0, "B", "train"), (0, "C", "test"), (0, "D", "test")]
+    check_splits(frame(*good), cases)
+    for extra, message in [
+        ((0, "A", "test"), r"split 0: case A is there more than once \(train, test\)"),
+        ((0, "X", "test"), "split 0: case X is not in the case table"),
+        ((1, "A", "tests"), "split 1: unknown part 'tests'"),
+        ((1, "A", "train"), "split 1: the test part is empty"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            check_splits(frame(*good, extra), cases)
+    censored = [(0, "A", "train"), (0, "C", "train"), (0, "B", "test"), (0, "D", "test")]
+    with pytest.raises(InputError, match="split 0: all 2 cases of the test part are censored"):
+        check_splits(frame(*censored), cases)
+
+
+def test_published_splits(tmp_path):
+    (tmp_path / "0.csv").write_text(",train,val\n0,A,C\n1,B,D\n2,E,\n")
+    (tmp_path / "1.csv").write_text("train,val,test\nA,B,C\n")
+    splits = read_given([tmp_path / "0.csv", tmp_path / "1.csv"], {"E"})
+    assert splits.to_numpy().tolist() == [
+        [0, "A", "train"],
+        [0, "B", "train"],
+        [0, "C", "test"],
+        [0, "D", "test"],
+        [1, "A", "train"],
+        [1, "B", "val"],
+        [1, "C", "test"],
+    ]
+    (tmp_path / "2.csv").write_text("training,val\nA,B\n")
+    with pytest.raises(InputError, match=r"2\.csv: a split file needs the columns train and val"):
+        read_given([tmp_path / "2.csv"])
+    with pytest.raises(InputError, match="no split files"):
+        read_given([])
+
+
+def test_published_files_come_in_the_order_of_their_numbers():
+    receipt = pd.DataFrame(
+        {
+            "kind": ["table", *["splits"] * 4],
+            "file_id": ["table", "five/10", "five/2", "fivefold/0", "five/0"],
+            "path": ["t", "ten", "two", "other", "zero"],
+        }
+    )
+    assert given_files(receipt, "five") == ["zero", "two", "ten"]
+
+
+@pytest.mark.skipif(not FOLDS.exists(), reason="the published folds are not in ../shared/mirror")
+def test_the_real_folds_partition_the_cohort():
+    splits = read_given([FOLDS / f"splits_{k}.csv" for k in range(5)])
+    tested = splits.loc[splits["part"] == "test", "case_id"]
+    assert len(tested) == tested.nunique() == splits["case_id"].nunique() == 569
