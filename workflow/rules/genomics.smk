@@ -56,7 +56,7 @@ rule alterations:
 
 rule published_matrices:
     input:
-        receipt=lambda wildcards: receipts(wildcards.cohort, "table"),
+        receipt=lambda wildcards: receipts(wildcards.cohort, "table")[0],
     output:
         expression="results/{cohort}/genomics/expression.parquet",
         alterations="results/{cohort}/genomics/alterations.parquet",

@@ -72,9 +72,7 @@ def encode_slide(
             row["tissue_fraction"] = float(mask.mean())
             coords = _choose_tiles(slide, mask, settings)
             features = _encode_tiles(slide, coords, settings, encoder, threads)
-            _write_features(
-                directory / f"{slide_id}.h5", slide_id, slide, coords, features, settings, encoder
-            )
+            _write_features(directory / f"{slide_id}.h5", slide_id, slide, coords, features, settings, encoder)
             side = slide.footprint(settings["tile_px"], settings["mpp"]) * slide.mpp / MASK_MPP
             corners = coords * slide.mpp / MASK_MPP
         with atomic(directory / f"{slide_id}.png") as temporary:
@@ -98,9 +96,7 @@ def _choose_tiles(slide: Slide, mask: np.ndarray, settings: dict) -> np.ndarray:
     return coords[repeat_index(len(coords), n_kept)]
 
 
-def _encode_tiles(
-    slide: Slide, coords: np.ndarray, settings: dict, encoder: Encoder, threads: int
-) -> np.ndarray:
+def _encode_tiles(slide: Slide, coords: np.ndarray, settings: dict, encoder: Encoder, threads: int) -> np.ndarray:
     """Features float32 [n, dim]."""
     batches = _read_batches(slide, coords, settings, encoder.batch, threads)
     features = np.concatenate([encoder.encode(tiles) for tiles in batches])
@@ -109,17 +105,13 @@ def _encode_tiles(
     return features
 
 
-def _read_batches(
-    slide: Slide, coords: np.ndarray, settings: dict, size: int, threads: int
-) -> Iterator[np.ndarray]:
+def _read_batches(slide: Slide, coords: np.ndarray, settings: dict, size: int, threads: int) -> Iterator[np.ndarray]:
     """Batches of tiles uint8 [≤ size, tile_px, tile_px, 3]; the next batch is read while one is encoded."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque = deque()
         for first in range(0, len(coords), size):
             part = coords[first : first + size]
-            waiting.append(
-                [pool.submit(slide.read, x, y, settings["tile_px"], settings["mpp"]) for x, y in part]
-            )
+            waiting.append([pool.submit(slide.read, x, y, settings["tile_px"], settings["mpp"]) for x, y in part])
             if len(waiting) == 2:
                 yield np.stack([tile.result() for tile in waiting.popleft()])
         while waiting:

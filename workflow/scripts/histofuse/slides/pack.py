@@ -22,9 +22,7 @@ def gather_slides(directories: list[str | Path], max_excluded: float) -> pd.Data
     frames = [read_table(Path(d) / "slides.parquet").assign(directory=str(d)) for d in directories]
     slides = pd.concat(frames, ignore_index=True).sort_values("slide_id", ignore_index=True)
     if (twice := slides["slide_id"].duplicated()).any():
-        raise InputError(
-            f"slide {slides.loc[twice, 'slide_id'].iloc[0]} was encoded twice; keep one file per slide"
-        )
+        raise InputError(f"slide {slides.loc[twice, 'slide_id'].iloc[0]} was encoded twice; keep one file per slide")
     excluded = slides[slides["status"] == "excluded"]
     share = len(excluded) / max(len(slides), 1)
     if share > max_excluded or len(excluded) == len(slides):
@@ -82,9 +80,7 @@ def read_features(path: Path) -> tuple[np.ndarray, str]:
     if features.ndim == 3 and features.shape[0] == 1:
         features = features[0]
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind != "f":
-        raise InputError(
-            f"{path}: 'features' must be numbers [tiles, dim], not {features.dtype} {features.shape}"
-        )
+        raise InputError(f"{path}: 'features' must be numbers [tiles, dim], not {features.dtype} {features.shape}")
     return features, encoder
 
 

@@ -105,9 +105,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     except openslide.OpenSlideError as error:
         raise SlideError(f"cannot be opened: damaged, cut short, or not a slide ({error})") from error
     try:
-        return Slide(
-            handle, _resolution(handle.properties) if mpp is None else _plausible(mpp, "the override")
-        )
+        return Slide(handle, _resolution(handle.properties) if mpp is None else _plausible(mpp, "the override"))
     except SlideError:
         handle.close()
         raise
@@ -119,9 +117,7 @@ def _resolution(properties) -> float:
             return _plausible(value, key)
     if power := _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)):
         return _plausible(UM_PER_PX_AT_1X / power, "the objective's power")
-    raise SlideError(
-        "no magnification: the file states neither µm per pixel nor the objective; use mpp_overrides"
-    )
+    raise SlideError("no magnification: the file states neither µm per pixel nor the objective; use mpp_overrides")
 
 
 def _number(text: str | None) -> float:

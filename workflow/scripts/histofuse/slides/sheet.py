@@ -34,9 +34,7 @@ def contact_sheet(slides: pd.DataFrame) -> Image.Image:
         if slide.status == "used":
             picture = Image.open(Path(slide.directory) / f"{slide.slide_id}.png").convert("RGB")
             picture.thumbnail((CELL_PX, CELL_PX))
-            sheet.paste(
-                picture, (left + (CELL_PX - picture.width) // 2, top + (CELL_PX - picture.height) // 2)
-            )
+            sheet.paste(picture, (left + (CELL_PX - picture.width) // 2, top + (CELL_PX - picture.height) // 2))
         else:
             draw.rectangle((left, top, left + CELL_PX - 1, top + CELL_PX - 1), fill=GREY)
             reason = textwrap.fill(slide.reason, 30, max_lines=11)

@@ -10,7 +10,7 @@ MASK_MPP = 8.0
 # Otsu always finds two groups, also on a slide that is all glass or all tissue; the threshold stays within
 # these.
 CHROMA_LIMITS = (12, 30)
-CLOSING_UM = 32.0
+CLOSING_UM = 16.0
 MIN_AREA_UM2 = 25_000.0
 
 
@@ -19,7 +19,7 @@ def tissue_mask(image: np.ndarray, mpp: float) -> np.ndarray:
 
     Chroma (largest minus smallest of R, G and B) is high in haematoxylin and eosin alike and low on glass, in
     shadows and under black ink, where HSV's saturation is noisy. It is smoothed, cut at Otsu's threshold
-    (within fixed limits), gaps below 64 µm are closed, and pieces and holes smaller than about two 112 µm
+    (within fixed limits), gaps below 32 µm are closed, and pieces and holes smaller than about two 112 µm
     tiles are removed.
 
     Parameters: `image` uint8 [height, width, 3]; `mpp` its µm per pixel. Returns bool [height, width].

@@ -51,7 +51,7 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, kinds[key]):
                 raise InputError(f"simulated.{key}: {value!r} is not a number of the right type")
             low, high = LIMITS[key]
-            if value < low or (high is not None and value > high):
+            if not (value >= low and (high is None or value <= high)):  # NaN fails as well
                 upper = "" if high is None else f" and at most {high}"
                 raise InputError(f"simulated.{key}: {value} must be at least {low}{upper}")
         return cls(**values)

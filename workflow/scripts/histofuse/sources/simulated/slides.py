@@ -11,9 +11,9 @@ from histofuse.sources.simulated.texture import N_STAMPS, NUCLEUS, enlarge, nois
 
 MPP = 0.4990  # µm per pixel at full resolution
 # What a factor does to a slide; `view` is the factor as slides show it, sigmoid-shaped where it is a share of tissue.
-TUMOUR_NUCLEI = 1250.0  # per mm² at view 0
+TUMOUR_NUCLEI = 1700.0  # per mm² at view 0
 TUMOUR_NUCLEI_EFFECT = 0.42  # change of the log density by one unit of the tumour view
-LYMPHOCYTES = 5200.0  # per mm² of infiltrated tissue
+LYMPHOCYTES = 6000.0  # per mm² of infiltrated tissue
 INFILTRATED = (0.02, 0.42, 1.5, 0.0)  # share of tissue: base, rise, slope, middle of the sigmoid
 NECROTIC = (0.0, 0.34, 1.5, 0.7)
 # Haematoxylin and eosin in optical density (R, G, B) per unit of concentration.
@@ -59,12 +59,13 @@ def render(look: Look, width: int, rng: np.random.Generator) -> np.ndarray:
     necrosis = _patches(tissue, look.necrotic, 7, rng)
     infiltrate = _patches(tissue & (necrosis < 0), look.infiltrated, 12, rng)
 
-    grain, patch = noise("grain", shape, rng), noise("patch", shape, rng)
+    patch = noise("patch", shape, rng)
     alive = np.clip(0.5 - enlarge(necrosis, shape) * 6 + 0.25 * patch, 0, 1)
-    eosin = 0.46 + 0.07 * noise("fibril", shape, rng) + 0.05 * patch + 0.05 * noise("broad", shape, rng)
-    eosin *= np.clip(1.15 - 0.45 * np.maximum(grain - 0.9, 0), 0.25, 1.15)  # neuropil: small clear holes
-    eosin *= 0.62 + 0.38 * alive
-    blue = 0.05 + 0.015 * patch + 0.04 * (1 - alive) * np.maximum(grain, 0)
+    eosin = 0.47 + 0.05 * noise("fibril", shape, rng) + 0.05 * patch + 0.05 * noise("broad", shape, rng)
+    eosin += 0.06 * noise("grain", shape, rng)
+    eosin *= 1 - np.clip(1.3 * noise("vacuole", shape, rng) - 1.6, 0, 0.8)
+    eosin *= 0.6 + 0.4 * alive
+    blue = 0.05 + 0.015 * patch + 0.03 * (1 - alive)
 
     area = MPP**2 * 1e-6 * GRID**2
     density = np.exp(0.35 * smooth_field(coarse, 14, rng))
@@ -75,7 +76,7 @@ def render(look: Look, width: int, rng: np.random.Generator) -> np.ndarray:
     _stamp(blue, eosin, kind, tumour_cells, look.pleomorphism, rng)
     _stamp(blue, eosin, "lymphocyte", np.where(infiltrate > 0, LYMPHOCYTES, 60.0 * living) * area, 0.5, rng)
 
-    edge = np.clip((enlarge(outline, shape) + 0.012 * patch) * 40, 0, 1)
+    edge = np.clip((enlarge(outline, shape) + 0.006 * patch) * 40, 0, 1)
     return _beer_lambert(blue * edge, np.maximum(eosin, 0.02) * edge, rng)
 
 

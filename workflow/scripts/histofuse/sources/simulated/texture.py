@@ -15,9 +15,16 @@ N_STAMPS = 96
 
 @cache
 def noise_bank() -> dict[str, np.ndarray]:
-    """Periodic standard-normal fields [BANK, BANK] float32: fine grain, patches of ~5 µm, fibrils, cells of ~30 µm."""
+    """Periodic standard-normal fields [BANK, BANK] float32, named by what they imitate."""
     rng = np.random.default_rng(20210101)
-    sigmas = {"grain": (0.8, 0.8), "patch": (3.5, 3.5), "fibril": (1.2, 7.0), "broad": (25.0, 25.0)}
+    # Widths in pixels of half a micrometre: grain of the neuropil, vacuoles, patches, fibrils, uneven thickness.
+    sigmas = {
+        "grain": (0.7, 0.7),
+        "vacuole": (1.5, 1.5),
+        "patch": (3.5, 3.5),
+        "fibril": (1.0, 3.5),
+        "broad": (25.0, 25.0),
+    }
     bank = {}
     for name, sigma in sigmas.items():
         field = gaussian_filter(rng.standard_normal((BANK, BANK), dtype=np.float32), sigma, mode="wrap")
