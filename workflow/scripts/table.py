@@ -8,7 +8,7 @@ import pandas as pd
 from histofuse.evaluation.score import COLUMNS, LABELS
 from histofuse.io import read_table, start_log, write_table, write_text
 from histofuse.paper.render import lay_out, to_latex, to_markdown
-from histofuse.paper.tables import build_table, check_published, summarise_rows, table_rows
+from histofuse.paper.tables import build_table, check_published, summarise_rows, unavailable_rows
 
 start_log(snakemake.log[0])
 name, entry = snakemake.params.name, snakemake.params.entry
@@ -18,15 +18,14 @@ metrics = pd.concat(metrics, ignore_index=True) if metrics else pd.DataFrame(col
 published_path = snakemake.input.get("published")
 published = check_published(read_table(published_path), published_path) if published_path else None
 
-availability = {Path(path).parent.name: json.loads(Path(path).read_text()) for path in snakemake.input.availability}
-absent = {cohort: answer["reason"] for cohort, answer in availability.items() if not answer["available"]}
-unavailable = {row["label"]: absent[row["cohort"]] for row in table_rows(entry) if row["cohort"] in absent}
+found = {Path(path).parent.name: json.loads(Path(path).read_text()) for path in snakemake.input.get("availability", [])}
+reasons = {cohort: answer["reason"] for cohort, answer in found.items() if not answer["available"]}
 
 table = build_table(
     entry,
     summarise_rows(entry, metrics),
     published=published,
-    unavailable=unavailable,
+    unavailable=unavailable_rows(entry, reasons),
     name=name,
     simulated=snakemake.params.simulated,
 )

@@ -6,7 +6,7 @@ import pytest
 from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
 
 from histofuse.io import InputError, read_table, write_table
-from histofuse.paper.tables import COLUMNS, build_table, check_published, summarise_rows
+from histofuse.paper.tables import COLUMNS, build_table, check_published, summarise_rows, unavailable_rows
 
 FIXED = (
     "table, row, cohort, task, metric, estimate, ci_low, ci_high, n_splits, n_seeds, published, published_ci, "
@@ -54,6 +54,13 @@ def test_a_row_that_was_not_run_keeps_its_published_figure():
     assert row["published"] == 0.848
     assert np.isnan(row["estimate"])
     assert (row["n_splits"], row["n_seeds"]) == (0, 0)
+
+
+def test_rows_of_a_cohort_that_cannot_be_had():
+    entry = {**ENTRY, "rows": [*ENTRY["rows"], {"label": "Kidney", "model": "cox", "cohort": "kirc"}]}
+    reasons = {"kirc": "its table is not in the mirror"}
+    assert unavailable_rows(entry, reasons) == {"Kidney": "its table is not in the mirror"}
+    assert list(unavailable_rows(ENTRY, {"glioma": "no network"})) == ["Clinical", "SNN", "Ours"]
 
 
 def test_a_row_without_runs_and_without_a_reason_is_refused():

@@ -87,6 +87,11 @@ def build_table(
     return table
 
 
+def unavailable_rows(entry: dict, reasons: dict[str, str]) -> dict[str, str]:
+    """Why rows cannot be run, by label, from why their cohorts cannot be had, by cohort (`reasons`)."""
+    return {row["label"]: reasons[row["cohort"]] for row in table_rows(entry) if row["cohort"] in reasons}
+
+
 def table_rows(entry: dict) -> list[dict]:
     """The rows of an entry, each with its own or the entry's cohort, task, protocol and seeds."""
     rows = [{**{key: entry.get(key) for key in (*SETTING, "seeds")}, **row} for row in entry["rows"]]
