@@ -87,10 +87,10 @@ def read_features(path: Path) -> tuple[np.ndarray, str]:
 def _as_half(features: np.ndarray, slide_id: str) -> np.ndarray:
     if not np.isfinite(features).all():
         raise InputError(f"slide {slide_id}: its features hold NaN or infinite values; encode it again")
-    largest = float(np.abs(features).max())
-    if largest > np.finfo(TILE_DTYPE).max:
+    largest, limit = float(np.abs(features).max()), float(np.finfo(TILE_DTYPE).max)
+    if largest > limit:
         raise InputError(
             f"slide {slide_id}: a feature of {largest:.4g} does not fit half precision (at most "
-            f"{np.finfo(TILE_DTYPE).max:.0f}). Use an encoder whose features are of ordinary size"
+            f"{limit:.0f}). Use an encoder whose features are of ordinary size"
         )
     return features.astype(TILE_DTYPE)

@@ -87,7 +87,7 @@ class Slide:
         if image.size != (width, height):
             # Pillow widens the filter with the reduction, so this is antialiased.
             image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(image)
+        return np.array(image)
 
 
 def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
