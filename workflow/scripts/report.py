@@ -1,0 +1,41 @@
+"""The report of a run: all tables and figures, what was set aside and why, and what ran, in one HTML file."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from histofuse.io import read_table, start_log, write_text
+from histofuse.paper.render import lay_out, to_html
+from histofuse.paper.report import Report, excluded_cases, excluded_slides, package_versions, to_page
+
+start_log(snakemake.log[0])
+given, params = snakemake.input, snakemake.params
+
+tables = []
+for path, shown in zip(given.tables, params.tables, strict=True):
+    layout = lay_out(read_table(path), [shown["note"]] if shown.get("note") else [], shown["simulated"])
+    tables.append(to_html(layout, shown["title"]))
+
+report = Report(
+    title=params.title,
+    tables=tables,
+    figures=list(zip(given.figures, params.figures, strict=True)),
+    sheets=list(zip(given.sheets, params.sheets, strict=True)),
+    reachable={
+        cohort: json.loads(Path(path).read_text())
+        for path, cohort in zip(given.reachable, params.reachable, strict=True)
+    },
+    provenance={**params.provenance, **package_versions()},
+)
+excluded = [report.excluded]
+for path, where in zip(given.excluded, params.excluded, strict=True):
+    excluded.append(excluded_cases(read_table(path), where))
+for path, where in zip(given.slides, params.slides, strict=True):
+    aside, report.used[where, "slide"] = excluded_slides(read_table(path), where)
+    excluded.append(aside)
+for path, where in zip(given.populations, params.populations, strict=True):
+    report.used[where, "case"] = len(read_table(path, columns=["case_id"]))
+report.excluded = pd.concat(excluded, ignore_index=True)
+
+write_text(to_page(report), snakemake.output.html)
