@@ -22,9 +22,7 @@ if source == "published_tables":
     table = read_table_zip(path)
     print(table.report)
     # The table names slides but does not bring them.
-    frame = with_defaults(
-        table.cases, source=source, has_expression=True, has_alterations=True, has_slides=False
-    )
+    frame = with_defaults(table.cases, source=source, has_expression=True, has_alterations=True, has_slides=False)
 else:
 
     def answers(kind):
@@ -34,8 +32,8 @@ else:
     molecular = [record for answer in answers("molecular") for record in answer]
     frame = cases_from_gdc(hits, molecular, read_manifest(snakemake.input.manifest))
     if molecular:
-        calls = snakemake.input.get("alterations")
-        cdkn2a = read_table(calls).set_index("case_id").get("CDKN2A_cnv") if calls else None
+        calls = [read_table(path).set_index("case_id") for path in snakemake.input.alterations]  # none or one
+        cdkn2a = calls[0].get("CDKN2A_cnv") if calls else None
         frame["diagnosis"] = who2021_diagnosis(frame, cdkn2a)
     else:
         frame["diagnosis"] = frame["primary_diagnosis"]

@@ -15,7 +15,7 @@ matrix, excluded = expression_matrix(
     max_excluded=settings.get("max_excluded", 0.05),
 )
 print(f"{matrix.n_obs} cases × {matrix.n_vars} genes; {len(excluded)} files set aside")
-with atomic(snakemake.output.matrix) as temporary:
+with atomic(snakemake.output.h5ad) as temporary:
     matrix.write_h5ad(temporary, compression="gzip")
 write_table(as_table(matrix), snakemake.output.expression)
 write_table(excluded, snakemake.output.excluded)

@@ -18,7 +18,7 @@ try:
     elif settings["source"] == "published_tables":
         frame = published_manifest(settings)
         available, reason = availability(frame, mirror)
-    elif "manifest" in settings:  # a pinned list of a GDC release
+    elif "manifest" in settings:  # a pinned list of a GDC release; its first file stands for thousands
         frame = read_manifest(settings["manifest"], batched=False)
         available, reason = availability(frame.head(1), mirror)
     else:
@@ -28,7 +28,7 @@ except Unavailable as error:
     frame, available, reason = empty_manifest(), False, str(error)
 
 if not available:
-    if settings.get("required", False):
+    if settings.get("required", True):
         raise InputError(f"the cohort is required but cannot be had: {reason}")
     print(f"the cohort cannot be had: {reason}")
     frame = empty_manifest()

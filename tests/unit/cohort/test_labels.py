@@ -12,11 +12,11 @@ WHO = [
     ("wildtype", pd.NA, pd.NA, pd.NA, "glioblastoma"),
     ("mutant", True, 3, -2, "oligodendroglioma"),
     ("mutant", True, pd.NA, 0, "oligodendroglioma"),
-    ("mutant", False, 4, 0, "astrocytoma grade 4"),
-    ("mutant", False, 2, -2, "astrocytoma grade 4"),
-    ("mutant", False, pd.NA, -2, "astrocytoma grade 4"),
-    ("mutant", False, 2, -1, "astrocytoma grade 2/3"),
-    ("mutant", False, 3, pd.NA, "astrocytoma grade 2/3"),
+    ("mutant", False, 4, 0, "astrocytoma_grade4"),
+    ("mutant", False, 2, -2, "astrocytoma_grade4"),
+    ("mutant", False, pd.NA, -2, "astrocytoma_grade4"),
+    ("mutant", False, 2, -1, "astrocytoma_grade23"),
+    ("mutant", False, 3, pd.NA, "astrocytoma_grade23"),
     ("mutant", False, pd.NA, 0, None),
     ("mutant", pd.NA, 4, 0, None),
     (pd.NA, False, 4, -2, None),
@@ -32,7 +32,7 @@ def test_the_who_2021_rules_in_order():
     assert got.astype(object).where(got.notna(), None).tolist() == table["expected"].tolist()
     # Without copy number only the histological grade 4 is left.
     got = who2021_diagnosis(table)
-    assert got[5] == "astrocytoma grade 2/3"
+    assert got[5] == "astrocytoma_grade23"
     assert pd.isna(got[6])
 
 

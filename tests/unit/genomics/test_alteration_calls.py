@@ -113,7 +113,15 @@ def test_frequent_and_named_alterations_make_the_matrix(tmp_path):
     assert matrix["IDH1_mut"].dtype == matrix["EGFR_cnv"].dtype == np.float32
     assert excluded.empty
     named, _ = alteration_matrix(mafs, copies, genes=["GAIN", "RARE"], min_frequency=0.3)
-    assert named.columns.tolist() == ["case_id", "GAIN_mut", "IDH1_mut", "RARE_mut", "EGFR_cnv", "GAIN_cnv"]
+    assert named.columns.tolist() == [
+        "case_id",
+        "GAIN_mut",
+        "IDH1_mut",
+        "RARE_mut",
+        "EGFR_cnv",
+        "CDKN2A_cnv",
+        "GAIN_cnv",
+    ]
     assert named["GAIN_cnv"].tolist() == [1] * 10
     with pytest.raises(InputError, match="`genes` names CDKN2C: no copy number file and no MAF knows them"):
         alteration_matrix(mafs, copies, genes=["CDKN2C"])

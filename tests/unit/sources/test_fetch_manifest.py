@@ -76,6 +76,9 @@ def test_batches_are_the_same_whatever_the_order_of_rows():
     frame = assign_batches(table(*rows), {"slide": 2})
     assert frame["batch"].tolist() == ["slide-000", "slide-000", "slide-001", "slide-001", "slide-002", "table-000"]
     pd.testing.assert_frame_equal(assign_batches(table(*rows[::-1]), {"slide": 2}), frame)
+    # Slides are big, one job each; the other kinds are small, one job for all.
+    default = assign_batches(table(*rows, {"file_id": "y", "filename": "y.zip", "kind": "table"}), {})
+    assert default["batch"].tolist() == [*(f"slide-00{n}" for n in range(5)), "table-000", "table-000"]
 
 
 def test_an_empty_manifest_passes_through(tmp_path):

@@ -9,8 +9,8 @@ import pandas as pd
 from histofuse.io import InputError
 
 GLIOBLASTOMA = "glioblastoma"
-ASTROCYTOMA_4 = "astrocytoma grade 4"
-ASTROCYTOMA_23 = "astrocytoma grade 2/3"
+ASTROCYTOMA_4 = "astrocytoma_grade4"
+ASTROCYTOMA_23 = "astrocytoma_grade23"
 OLIGODENDROGLIOMA = "oligodendroglioma"
 HOMOZYGOUS_DELETION = -2
 

@@ -27,6 +27,7 @@ NON_SILENT = frozenset(
 )
 COPY_NUMBER_COLUMNS = ("gene_id", "gene_name", "chromosome", "start", "end", "copy_number")
 _AUTOSOMES = frozenset(f"chr{number}" for number in range(1, 23))
+_FOR_DIAGNOSIS = ("CDKN2A",)  # its calls are always kept: WHO 2021 grades astrocytomas by them
 HIGH_GAIN = 3  # copies above the ploidy that make an amplification (in a diploid genome, five copies)
 MOST_UNCALLED = 0.5  # share of autosomal genes without a copy number above which a file says too little
 
@@ -90,8 +91,8 @@ def alteration_matrix(
 
     Columns, all float32: `<gene>_mut` (0/1) and `<gene>_cnv` (−2..2), each kept where at least
     `min_frequency` of the cases are mutated, or have a homozygous deletion or an amplification (±2), and
-    always for `genes`. The choice looks at no outcome. Every copy number file must list the same genes.
-    Returns `(matrix, frame case_id, reason)`.
+    always for `genes` (and CDKN2A's calls). The choice looks at no outcome. Every copy number file must list
+    the same genes. Returns `(matrix, frame case_id, reason)`.
     """
     mutated, no_maf = read_or_set_aside(mutations, read_maf, "mutations", max_excluded)
     calls, no_calls = read_or_set_aside(
@@ -112,7 +113,7 @@ def alteration_matrix(
     kept = sorted({*found.index[found >= enough], *genes})
     mut = np.array([[gene in mutated[case] for gene in kept] for case in ids], np.float32).reshape(len(ids), -1)
     cnv = np.stack([calls[case].to_numpy() for case in ids])
-    strong = ((np.abs(cnv) == 2).sum(axis=0) >= enough) | names.isin(list(genes))
+    strong = ((np.abs(cnv) == 2).sum(axis=0) >= enough) | names.isin([*genes, *_FOR_DIAGNOSIS])
     matrix = pd.concat(
         [
             pd.DataFrame({"case_id": ids}),

@@ -64,17 +64,13 @@ def fetch_file(
         resumed = part.exists()
         _download(source, part, row, pause)
         problem = problem_with(part, row)
-        if (
-            problem and resumed
-        ):  # the part may stem from an older version of the file: once more from the start
+        if problem and resumed:  # the part may stem from an older version of the file: once more from the start
             part.unlink()
             _download(source, part, row, pause)
             problem = problem_with(part, row)
     if problem:
         part.unlink()
-        raise InputError(
-            f"{row['filename']} from {source}: {problem}. Nothing was kept; check the manifest's row"
-        )
+        raise InputError(f"{row['filename']} from {source}: {problem}. Nothing was kept; check the manifest's row")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(target)
@@ -149,9 +145,7 @@ def _continue(url: str, part: Path, row: Mapping[str, str]) -> None:
             return
         raise
     with answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
-            f"bytes {start}-"
-        )
+        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         with part.open("ab" if goes_on else "wb") as file:
             expected = answer.headers.get("Content-Length")
             got = 0
@@ -166,9 +160,7 @@ def _length(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def fetch_batch(
-    manifest: pd.DataFrame, batch: str, directory: str | Path, mirror: str | None
-) -> pd.DataFrame:
+def fetch_batch(manifest: pd.DataFrame, batch: str, directory: str | Path, mirror: str | None) -> pd.DataFrame:
     """Fetch the files of one batch; return its rows with the column `path` (the receipt)."""
     rows = manifest[manifest["batch"] == batch]
     if rows.empty:

@@ -65,10 +65,7 @@ def query_manifest(
     """
     kinds = settings.get("kinds", list(KINDS))
     release = _ask(f"{GDC}/status", None, mirror, timeout).get("data_release", "unknown")
-    hits = {
-        kind: _files(settings["projects"], kind, mirror, page, timeout)
-        for kind in progress(kinds, "GDC /files")
-    }
+    hits = {kind: _files(settings["projects"], kind, mirror, page, timeout) for kind in progress(kinds, "GDC /files")}
     rows = [row for kind in kinds for row in _rows(hits[kind], kind)]
     rows += _clinical_rows(settings)
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).fillna(""), release
@@ -92,9 +89,7 @@ def _clinical_rows(settings: Mapping) -> list[dict]:
         }
     ]
     study = settings.get("cbioportal_study")
-    for level in (
-        ("PATIENT", "SAMPLE") if study else ()
-    ):  # studies differ in the level that carries an attribute
+    for level in ("PATIENT", "SAMPLE") if study else ():  # studies differ in the level that carries an attribute
         rows.append(
             {
                 "file_id": f"{study}/{level.lower()}",
@@ -158,9 +153,7 @@ def _files(projects: list[str], kind: str, mirror: str | None, page: int, timeou
         if len(hits) >= data["pagination"]["total"]:
             return hits
         if not data["hits"]:
-            raise InputError(
-                f"{GDC}/files: {len(hits)} of {data['pagination']['total']} {kind} files were listed"
-            )
+            raise InputError(f"{GDC}/files: {len(hits)} of {data['pagination']['total']} {kind} files were listed")
 
 
 def _ask(url: str, question: Mapping | None, mirror: str | None, timeout: float) -> dict:
@@ -178,9 +171,7 @@ def _ask(url: str, question: Mapping | None, mirror: str | None, timeout: float)
     except urllib.error.HTTPError as error:
         if error.code >= 500:
             raise Unavailable(f"{url} answers {error.code} {error.reason}") from error
-        raise InputError(
-            f"{url} refuses the question: {error.code} {error.reason}; check `projects`"
-        ) from error
+        raise InputError(f"{url} refuses the question: {error.code} {error.reason}; check `projects`") from error
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
     except ValueError as error:

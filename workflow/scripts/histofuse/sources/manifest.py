@@ -85,11 +85,12 @@ def _problem(row: Mapping[str, str]) -> str | None:
 def assign_batches(frame: pd.DataFrame, files_per_job: Mapping[str, int]) -> pd.DataFrame:
     """Name the job that fetches each file: `<kind>-<number>`, at most `files_per_job[kind]` files each.
 
-    Files are ordered by kind and name, so that the same files always meet in the same job; a kind that is not
-    named in `files_per_job` is one job. Returns a new frame in that order.
+    Files are ordered by kind and name, so that the same files always meet in the same job. Of the kinds that are
+    not named in `files_per_job`, slides are one job each and all files of another kind are one job. Returns a new
+    frame in that order.
     """
     frame = frame.sort_values(["kind", "filename"], ignore_index=True)
     position = frame.groupby("kind").cumcount()
-    length = frame["kind"].map(lambda kind: files_per_job.get(kind, len(frame)))
+    length = frame["kind"].map(lambda kind: files_per_job.get(kind, 1 if kind == "slide" else len(frame)))
     frame["batch"] = [f"{k}-{n:03d}" for k, n in zip(frame["kind"], position // length)]
     return frame[list(COLUMNS)]

@@ -75,9 +75,7 @@ def read_table_zip(path: str | Path) -> PublishedTable:
 
     slides = table.groupby("case_id")["slide_id"].agg(lambda names: sorted(set(map(_slide_id, names))))
     patients = table.groupby("case_id")[clinical].first()  # the first value that is not missing
-    matrix = (
-        table.drop_duplicates("case_id").set_index("case_id")[columns].loc[patients.index].astype(np.float32)
-    )
+    matrix = table.drop_duplicates("case_id").set_index("case_id")[columns].loc[patients.index].astype(np.float32)
     expression = matrix[genes["expression"]].rename(columns=lambda column: column.removesuffix("_rnaseq"))
     known = {*_REQUIRED, *_OPTIONAL, *_WITHOUT_MEANING, *columns}
     report = {
@@ -146,22 +144,16 @@ def _cases(patients: pd.DataFrame, slides: pd.Series, path: str | Path) -> pd.Da
             if len(bad):
                 value = patients.loc[bad[0], column]
                 raise InputError(f"{path}: column {column}, case {bad[0]}: {value} is neither 0 nor 1")
-    months, age = (
-        pd.to_numeric(patients[c], errors="coerce").to_numpy(float) for c in ("survival_months", "age")
-    )
+    months, age = (pd.to_numeric(patients[c], errors="coerce").to_numpy(float) for c in ("survival_months", "age"))
     female = patients.get("is_female", pd.Series(np.nan, patients.index))
     return pd.DataFrame(
         {
             "case_id": patients.index,
             "time_days": months * DAYS_PER_MONTH,
-            "event": (1 - patients["censorship"])
-            .astype("Int8")
-            .array,  # censorship 1 = still alive when last seen
+            "event": (1 - patients["censorship"]).astype("Int8").array,  # censorship 1 = still alive when last seen
             "age": age,
             "sex": female.map({1: "female", 0: "male"}).astype("string").array,
-            "diagnosis": patients.get("oncotree_code", pd.Series(pd.NA, patients.index))
-            .astype("string")
-            .array,
+            "diagnosis": patients.get("oncotree_code", pd.Series(pd.NA, patients.index)).astype("string").array,
             "slides": slides.loc[patients.index].tolist(),
         }
     )
