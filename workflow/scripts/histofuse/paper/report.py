@@ -30,7 +30,7 @@ max-width: 72rem; margin: 0 auto; padding: 1rem 1.5rem 4rem; } h1 { font-size: 1
 collapse; border-top: 2px solid #333; border-bottom: 2px solid #333; font-size: .85rem; } th, td { padding:
 .25rem .8rem; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; } th {
 border-bottom: 1px solid #333; } th:first-child, td:first-child { text-align: left; } tbody tr:nth-child(even)
-{ background: #f5f5f5; } table.prose td { text-align: left; white-space: normal; } .notes { font-size: .8rem;
+{ background: #f5f5f5; } table.prose :is(th, td) { text-align: left; white-space: normal; } .notes { font-size: .8rem;
 color: #444; padding-left: 1.2rem; max-width: 60rem; } .simulated { background: #fff3d6; border-left: 4px
 solid #d55e00; padding: .3rem .8rem; } figure { display: inline-block; margin: 0 1.5rem 1.5rem 0;
 vertical-align: top; max-width: 100%; } figure img { max-width: 100%; } figcaption { font-size: .85rem;
