@@ -72,6 +72,13 @@ def test_uno_without_censoring_is_harrell():
     assert uno_c(time, event, time, event, risk, tau=np.inf) == pytest.approx(harrell_c(risk, time, event))
 
 
+def test_uno_counts_only_deaths_before_tau():
+    # The death on day 1 is ranked rightly, that on day 2 wrongly; with tau = 2 the second is not asked.
+    time, event, risk = [1, 2, 3], [1, 1, 0], [3, 1, 2]
+    assert uno_c(time, event, time, event, risk, tau=2) == 1
+    assert uno_c(time, event, time, event, risk, tau=2.5) == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_auc_and_brier_equal_scikit_survival(ties):
     train, test = cohort(7, n=300, ties=ties), cohort(8, n=150, ties=ties)

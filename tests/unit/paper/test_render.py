@@ -39,11 +39,19 @@ def test_a_significant_difference_has_a_star():
     assert float(row[4].removeprefix("< ")) < 0.05
 
 
+def test_the_star_looks_at_the_adjusted_p():
+    frame = table()
+    frame.loc[frame["row"] == "SNN", ["p_value", "p_adjusted"]] = [0.03, 0.06]
+    assert not lay_out(frame).rows[1][1].endswith("*")
+    assert lay_out(frame).rows[1][4] == "0.060"
+
+
 def test_simulated_cohorts_are_named_so_and_have_no_published_column():
     layout = lay_out(table(simulated=True), simulated=True)
     assert layout.first == SIMULATED
     assert not any("published" in name for name in layout.header)
     assert "0.848" not in to_markdown(layout, "t")
+    assert "0.848" not in to_markdown(lay_out(table(), simulated=True), "t")
     for text in (to_markdown(layout, "t"), to_latex(layout, "t", "t"), to_html(layout, "t")):
         assert SIMULATED in text
 
