@@ -47,7 +47,7 @@ def released(tmp_path, **changes):
             "in_rnaseq_subset": [True, False, True],
         }
     ).assign(**changes)
-    frame.to_csv(tmp_path / "released.csv", index=False)
+    frame.to_csv(tmp_path / "released.csv", index=False, float_format="%.17g")
     return tmp_path / "released.csv"
 
 
