@@ -12,10 +12,10 @@ from histofuse.sources.simulated.settings import Settings
 
 # log hazard = sum of weight · factor over both factors, which are independent N(0, 1).
 HAZARD = {"tumour": 1.45, "microenvironment": 1.4}
-# A modality sees factor + N(0, sd): its own factor nearly clean, the other's through much noise.
-VIEW_NOISE = {
-    "genomics": {"tumour": 0.45, "microenvironment": 2.0},
-    "slides": {"tumour": 2.0, "microenvironment": 0.45},
+# A modality sees r · factor + sqrt(1 - r²) · N(0, 1): its own factor nearly clean, the other's through much noise.
+SEEN = {
+    "genomics": {"tumour": 0.95, "microenvironment": 0.4},
+    "slides": {"tumour": 0.4, "microenvironment": 0.95},
 }
 # Survival is Weibull with this shape and this median at log hazard 0; censoring is uniform and independent.
 WEIBULL_SHAPE = 1.5
@@ -81,14 +81,15 @@ def draw_case(settings: Settings, number: int) -> Case:
     """Draw case `number` (from 0). Its id has the shape of a TCGA barcode, with a project of its own."""
     latent = generator(settings, number, "latent")
     tumour, microenvironment = (float(value) for value in latent.standard_normal(2))
+    factors = {"tumour": tumour, "microenvironment": microenvironment}
     seen = {
         modality: {
-            "tumour": tumour + noise["tumour"] * float(latent.standard_normal()),
-            "microenvironment": microenvironment + noise["microenvironment"] * float(latent.standard_normal()),
+            factor: r * factors[factor] + (1 - r**2) ** 0.5 * float(latent.standard_normal())
+            for factor, r in correlations.items()
         }
-        for modality, noise in VIEW_NOISE.items()
+        for modality, correlations in SEEN.items()
     }
-    log_hazard = HAZARD["tumour"] * tumour + HAZARD["microenvironment"] * microenvironment
+    log_hazard = sum(HAZARD[factor] * value for factor, value in factors.items())
     idh, codel, grade = _labels(tumour, microenvironment, generator(settings, number, "labels"))
     time_days, event = _survival(log_hazard, generator(settings, number, "survival"))
 
@@ -149,7 +150,7 @@ def diagnosis_of(idh: str, codel: bool, grade: int) -> str:
         return "glioblastoma"
     if codel:
         return "oligodendroglioma"
-    return "astrocytoma, grade 4" if grade == 4 else "astrocytoma, grade 2/3"
+    return "astrocytoma_grade4" if grade == 4 else "astrocytoma_grade23"
 
 
 def _survival(log_hazard: float, rng: np.random.Generator) -> tuple[int, bool]:

@@ -23,12 +23,15 @@ COLUMNS = (
     "fpkm_uq_unstranded",
 )
 # log2 expression changes by LOADING (mean and spread over the genes) per unit of the factor as genomics sees
-# it, beside noise of NOISE per gene and case. A fifth of a factor's genes go down with it.
-LOADING = (0.55, 0.2)
+# it, beside noise of NOISE per gene and case. A fifth of a factor's genes go down with it. The house-keeping
+# genes are so abundant that the sum of a small file stays put, as the sum over a whole transcriptome does.
+LOADING = (0.65, 0.2)
 SHARE_DOWN = 0.2
-NOISE = 0.6
+NOISE = 0.55
 SEX_GENES = {"female": ("XIST",), "male": ("RPS4Y1", "DDX3Y", "KDM5D", "UTY", "USP9Y", "EIF1AY")}
-DEPTH = 600.0  # mean counts per gene, so that the size of a file does not change its noise
+HOUSE_KEEPING = ("ACTB", "B2M", "EEF1A1", "GAPDH", "RPL13A", "TUBB")
+HOUSE_KEEPING_LEVEL = 10.5  # log2 abundance; other genes have 3.5 on average
+DEPTH = 1200.0  # mean counts per gene, so that the size of a file does not change its noise
 DISPERSION = 0.05
 
 
@@ -42,6 +45,7 @@ def _profile(n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         base[k] = rng.normal(3.5, 1.8)
         sign = -1.0 if rng.random() < SHARE_DOWN else 1.0
         loading[k] = sign * max(0.1, rng.normal(*LOADING))
+    base[genes["gene_name"].isin(HOUSE_KEEPING)] = HOUSE_KEEPING_LEVEL
     factor = genes["factor"].to_numpy()
     return (
         base,
@@ -60,7 +64,8 @@ def star_counts(case: Case, settings: Settings) -> str:
     base, on_tumour, on_microenvironment = _profile(settings.genes)
     seen = case.seen["genomics"]
     log2 = base + on_tumour * seen["tumour"] + on_microenvironment * seen["microenvironment"]
-    log2 += NOISE * rng.standard_normal(len(genes))
+    noise = np.where(genes["gene_name"].isin(HOUSE_KEEPING), 0.2, NOISE)
+    log2 += noise * rng.standard_normal(len(genes))
     other_sex = SEX_GENES["male" if case.sex == "female" else "female"]
     log2[genes["gene_name"].isin(other_sex)] = -8.0
 

@@ -12,14 +12,14 @@ from histofuse.sources.simulated.texture import N_STAMPS, NUCLEUS, enlarge, nois
 MPP = 0.4990  # µm per pixel at full resolution
 # What a factor does to a slide; `view` is the factor as slides show it, sigmoid-shaped where it is a share of tissue.
 TUMOUR_NUCLEI = 1700.0  # per mm² at view 0
-TUMOUR_NUCLEI_EFFECT = 0.42  # change of the log density by one unit of the tumour view
+TUMOUR_NUCLEI_EFFECT = 0.5  # change of the log density by one unit of the tumour view
 LYMPHOCYTES = 6000.0  # per mm² of infiltrated tissue
 INFILTRATED = (0.02, 0.42, 1.5, 0.0)  # share of tissue: base, rise, slope, middle of the sigmoid
 NECROTIC = (0.0, 0.34, 1.5, 0.7)
 # Haematoxylin and eosin in optical density (R, G, B) per unit of concentration.
 STAINS = np.array([[0.60, 0.68, 0.38], [0.16, 0.74, 0.42]], np.float32)
-STAIN_JITTER = 0.03  # sd per entry
-STRENGTH_JITTER = 0.10  # sd of the log of a stain's concentration
+STAIN_JITTER = 0.035  # sd per entry
+STRENGTH_JITTER = 0.12  # sd of the log of a stain's concentration
 GRID = 16  # pixels per cell of the coarse maps
 
 

@@ -6,8 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
-from histofuse.sources.simulated.cohort import HAZARD, VIEW_NOISE, Case
+from histofuse.sources.simulated.cohort import (
+    CODEL_NOISE,
+    CODEL_THRESHOLD,
+    HAZARD,
+    IDH_NOISE,
+    IDH_THRESHOLD,
+    SEEN,
+    Case,
+)
 
 
 def truth_table(cases: Sequence[Case]) -> pd.DataFrame:
@@ -40,8 +49,8 @@ def best_reachable(truth: pd.DataFrame, cases: Sequence[str] | None = None) -> d
     """Harrell's C of the best possible risks on these cases (default: all).
 
     Keys: `latent` (the true log hazard, which no model can be expected to beat), `tumour`, `microenvironment`
-    (one factor alone), `genomics`, `slides`, `both` (the expected log hazard given the factors as these
-    modalities were made to show them, before any further error of measurement).
+    (one factor alone), `genomics`, `slides`, `both` (the expected log hazard given what these modalities
+    were made to show, before any further error of measurement).
     """
     from lifelines.utils import concordance_index
 
@@ -59,10 +68,33 @@ def best_reachable(truth: pd.DataFrame, cases: Sequence[str] | None = None) -> d
 
 
 def expected_log_hazard(truth: pd.DataFrame, modalities: Sequence[str]) -> np.ndarray:
-    """E[log hazard | views], [cases]: precision-weighted means, exact because all is Gaussian."""
+    """E[log hazard | what the modalities show], [cases].
+
+    Shown are the noisy views of the factors, and of the labels IDH and 1p/19q (genomics) or 1p/19q alone (slides,
+    by the halos of oligodendroglioma). Computed on a grid of factor values, which is exact to four decimals.
+    """
+    grid = np.linspace(-6, 6, 601)
     total = np.zeros(len(truth))
     for factor, weight in HAZARD.items():
-        precision = {modality: VIEW_NOISE[modality][factor] ** -2 for modality in modalities}
-        evidence = sum(precision[m] * truth[f"{m}_{factor}"].to_numpy() for m in modalities)
-        total += weight * evidence / (1.0 + sum(precision.values()))
+        log_posterior = np.tile(norm.logpdf(grid), (len(truth), 1))
+        for modality in modalities:
+            view = truth[f"{modality}_{factor}"].to_numpy()[:, None]
+            r = SEEN[modality][factor]
+            log_posterior += norm.logpdf(view, r * grid, (1 - r**2) ** 0.5)
+        if factor == "tumour":
+            log_posterior += _log_likelihood_of_labels(truth, grid, with_idh="genomics" in modalities)
+        posterior = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
+        total += weight * (posterior @ grid) / posterior.sum(axis=1)
     return total
+
+
+def _log_likelihood_of_labels(truth: pd.DataFrame, tumour: np.ndarray, *, with_idh: bool) -> np.ndarray:
+    """log P(labels | tumour), [cases, grid]; without IDH, of whether 1p/19q is lost."""
+    log_mutant = norm.logcdf((IDH_THRESHOLD - tumour) / IDH_NOISE)
+    log_codel = log_mutant + norm.logcdf((CODEL_THRESHOLD - tumour) / CODEL_NOISE)
+    log_wildtype = norm.logsf((IDH_THRESHOLD - tumour) / IDH_NOISE)
+    log_mutant_intact = log_mutant + norm.logsf((CODEL_THRESHOLD - tumour) / CODEL_NOISE)
+    log_other = np.where((truth["idh"] == "wildtype").to_numpy()[:, None], log_wildtype, log_mutant_intact)
+    if not with_idh:
+        log_other = np.logaddexp(log_wildtype, log_mutant_intact)
+    return np.where(truth["codel_1p19q"].to_numpy()[:, None], log_codel, log_other)
