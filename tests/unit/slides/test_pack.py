@@ -77,6 +77,8 @@ def test_too_many_excluded(tmp_path, features):
         gather_slides([directory], 0.4)
     with pytest.raises(InputError, match="1 of 1"):
         gather_slides([write_directory(tmp_path / "2", {}, {"y": "cut"})], 1.0)
+    with pytest.raises(InputError, match="no slides to pack"):
+        gather_slides([], 1.0)
 
 
 def test_a_slide_in_two_directories(tmp_path, features):

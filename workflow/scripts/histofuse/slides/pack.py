@@ -16,9 +16,11 @@ TILE_DTYPE = np.dtype("<f2")
 def gather_slides(directories: list[str | Path], max_excluded: float) -> pd.DataFrame:
     """The rows of every directory's `slides.parquet`, by slide id, with the column `directory` added.
 
-    Raises InputError when a slide occurs twice, none can be used, or the excluded ones are more than the
-    share `max_excluded` (0 to 1) of all.
+    Raises InputError when there are no slides, one occurs twice, none can be used, or the excluded ones are
+    more than the share `max_excluded` (0 to 1) of all.
     """
+    if not directories:
+        raise InputError("there are no slides to pack; a task with slides needs a cohort that has some")
     frames = [read_table(Path(d) / "slides.parquet").assign(directory=str(d)) for d in directories]
     slides = pd.concat(frames, ignore_index=True).sort_values("slide_id", ignore_index=True)
     if (twice := slides["slide_id"].duplicated()).any():

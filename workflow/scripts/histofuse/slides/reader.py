@@ -117,7 +117,7 @@ def _resolution(properties) -> float:
             return _plausible(value, key)
     if power := _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)):
         return _plausible(UM_PER_PX_AT_1X / power, "the objective's power")
-    raise SlideError("no magnification: the file states neither µm per pixel nor the objective; use mpp_overrides")
+    raise SlideError("no magnification: the file states neither its resolution nor its objective; use mpp_overrides")
 
 
 def _number(text: str | None) -> float:
@@ -131,7 +131,7 @@ def _number(text: str | None) -> float:
 def _plausible(mpp: float, source: str) -> float:
     low, high = PLAUSIBLE_MPP
     if not low <= mpp <= high:
-        raise SlideError(f"no magnification: {source} says {mpp:g} µm/px, outside {low:g} to {high:g}")
+        raise SlideError(f"no magnification: {source} says {mpp:g} micrometres per pixel, outside {low:g} to {high:g}")
     return float(mpp)
 
 
