@@ -98,16 +98,15 @@ def test_modalities_complement_each_other(truth):
         assert 0.68 < reachable[one] < reachable["both"] - 0.05
 
 
-def test_best_reachable_counts_pairs(truth):
-    few = truth.head(60)
-    time, event, risk = (few[name].to_numpy() for name in ("time_days", "event", "log_hazard"))
-    concordant = comparable = 0
-    for i in range(60):
-        for j in range(60):
-            if event[i] and (time[i] < time[j] or (time[i] == time[j] and not event[j])):
-                comparable += 1
-                concordant += risk[i] > risk[j]
-    assert best_reachable(truth, few["case_id"])["latent"] == pytest.approx(concordant / comparable)
+def test_best_reachable_is_harrells_c(truth):
+    from lifelines.utils import concordance_index
+
+    few = truth.head(300).assign(time_days=lambda frame: frame["time_days"] // 100)  # with many ties
+    few["log_hazard"] = few["log_hazard"].round(1)
+    expected = concordance_index(few["time_days"], -few["log_hazard"], few["event"])
+    assert best_reachable(few)["latent"] == pytest.approx(expected, abs=1e-12)
+    assert best_reachable(truth, truth["case_id"][:300]) == best_reachable(truth.head(300))
+    assert np.isnan(best_reachable(truth.head(1))["latent"])
 
 
 @pytest.mark.parametrize("modalities", [["genomics"], ["slides"], ["genomics", "slides"]])

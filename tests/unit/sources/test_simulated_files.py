@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from histofuse.io import InputError
-from histofuse.sources.simulated import Settings, simulate
+from histofuse.sources.simulated import Settings, best_reachable, simulate
 from histofuse.sources.simulated.alterations import gene_level_copy_number, masked_mutations
 from histofuse.sources.simulated.clinical import gdc_cases
 from histofuse.sources.simulated.cohort import draw_cases
@@ -58,10 +58,8 @@ def test_manifest_lists_every_file_with_size_and_md5(cohort, manifest):
     assert list(manifest) == ["file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256"]
     assert manifest["file_id"].is_unique
     assert not manifest.duplicated(["kind", "filename"]).any()
-    on_disk = {path for path in cohort.rglob("*") if path.is_file()} - {
-        cohort / "manifest.tsv",
-        cohort / "truth.parquet",
-    }
+    beside = {"manifest.tsv", "truth.parquet", "reachable.json"}
+    on_disk = {path for path in cohort.rglob("*") if path.is_file() and path.name not in beside}
     assert on_disk == {path_of(cohort, row) for row in manifest.itertuples()}
     for row in manifest.itertuples():
         data = path_of(cohort, row).read_bytes()
@@ -74,6 +72,11 @@ def test_manifest_lists_every_file_with_size_and_md5(cohort, manifest):
         "copy_number": 8,
         "slide": 8,
     }
+
+
+def test_reachable_is_that_of_the_truth(cohort):
+    reachable = json.loads((cohort / "reachable.json").read_text())
+    assert reachable == best_reachable(pd.read_parquet(cohort / "truth.parquet"))
 
 
 def test_the_same_settings_give_the_same_bytes(cohort, tmp_path):

@@ -46,14 +46,12 @@ def truth_table(cases: Sequence[Case]) -> pd.DataFrame:
 
 
 def best_reachable(truth: pd.DataFrame, cases: Sequence[str] | None = None) -> dict[str, float]:
-    """Harrell's C of the best possible risks on these cases (default: all).
+    """Harrell's C of the best possible risks on these cases (default: all); NaN where no two can be compared.
 
     Keys: `latent` (the true log hazard, which no model can be expected to beat), `tumour`, `microenvironment`
     (one factor alone), `genomics`, `slides`, `both` (the expected log hazard given what these modalities
     were made to show, before any further error of measurement).
     """
-    from lifelines.utils import concordance_index
-
     if cases is not None:
         truth = truth.set_index("case_id").loc[list(cases)].reset_index()
     risks = {
@@ -64,7 +62,21 @@ def best_reachable(truth: pd.DataFrame, cases: Sequence[str] | None = None) -> d
         "slides": expected_log_hazard(truth, ["slides"]),
         "both": expected_log_hazard(truth, ["genomics", "slides"]),
     }
-    return {name: float(concordance_index(truth["time_days"], -risk, truth["event"])) for name, risk in risks.items()}
+    time, event = truth["time_days"].to_numpy(), truth["event"].to_numpy() == 1
+    return {name: _harrell_c(np.asarray(risk), time, event) for name, risk in risks.items()}
+
+
+def _harrell_c(risk: np.ndarray, time: np.ndarray, event: np.ndarray) -> float:
+    """Share of comparable pairs in which who died first had the higher risk (half for equal); NaN without pairs.
+
+    Here and not from the evaluation stage, because stages do not import each other.
+    """
+    concordant = comparable = 0.0
+    for i in np.flatnonzero(event):
+        outlived = (time > time[i]) | ((time == time[i]) & ~event)
+        comparable += outlived.sum()
+        concordant += (risk[outlived] < risk[i]).sum() + 0.5 * (risk[outlived] == risk[i]).sum()
+    return float(concordant / comparable) if comparable else float("nan")
 
 
 def expected_log_hazard(truth: pd.DataFrame, modalities: Sequence[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from histofuse.io import InputError, digest, progress, write_table
+from histofuse.io import InputError, digest, progress, write_json, write_table
 from histofuse.sources.simulated.alterations import gene_level_copy_number, masked_mutations
 from histofuse.sources.simulated.clinical import PROJECT, STUDY, gdc_cases, molecular_labels
 from histofuse.sources.simulated.cohort import Case, draw_cases, generator, stable_uuid
@@ -17,7 +17,7 @@ from histofuse.sources.simulated.expression import star_counts
 from histofuse.sources.simulated.settings import Settings
 from histofuse.sources.simulated.slides import MPP, blank, look_of, render
 from histofuse.sources.simulated.svs import write_svs
-from histofuse.sources.simulated.truth import truth_table
+from histofuse.sources.simulated.truth import best_reachable, truth_table
 
 GDC = "https://api.gdc.cancer.gov"
 CBIOPORTAL = "https://www.cbioportal.org/api"
@@ -27,7 +27,9 @@ MANIFEST_COLUMNS = ["file_id", "case_id", "kind", "filename", "url", "size", "md
 
 
 def simulate(settings: dict, directory: Path) -> None:
-    """Write `<host>/<path>` files, `manifest.tsv` and `truth.parquet` under `directory`, replacing what was there.
+    """Write `<host>/<path>` files and their `manifest.tsv` under `directory`, replacing what was there.
+
+    Beside them, for the report and never for a model: `truth.parquet` and `reachable.json` (`best_reachable`).
 
     `settings` is the config entry (see `Settings`). The directory appears when all is written. The same settings
     give the same bytes, and a case's files do not change when more cases are asked for. Raises InputError for
@@ -48,6 +50,7 @@ def simulate(settings: dict, directory: Path) -> None:
     truth = truth_table(cases)
     truth["damage"] = ["; ".join(damages[s] for s in case.slides if s in damages) for case in cases]
     write_table(truth, unfinished / "truth.parquet")
+    write_json(best_reachable(truth), unfinished / "reachable.json")
 
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.replace(directory)
