@@ -9,6 +9,7 @@ rule expression:
     output:
         h5ad="results/{cohort}/genomics/expression.h5ad",
         expression="results/{cohort}/genomics/expression.parquet",
+        excluded="results/{cohort}/genomics/excluded_expression.tsv",
     log:
         "logs/{cohort}/genomics/expression.log",
     benchmark:
@@ -22,6 +23,7 @@ rule expression:
         mem_mb=8000,
         runtime=60,
     params:
+        settings=lambda wildcards: config["cohorts"][wildcards.cohort].get("genomics", {}),
         code=code("expression.py"),
     message:
         "Collecting the expression of {wildcards.cohort}"
@@ -34,6 +36,7 @@ rule alterations:
         receipts=lambda wildcards: receipts(wildcards.cohort, "mutations", "copy_number"),
     output:
         alterations="results/{cohort}/genomics/alterations.parquet",
+        excluded="results/{cohort}/genomics/excluded_alterations.tsv",
     log:
         "logs/{cohort}/genomics/alterations.log",
     benchmark:
@@ -47,6 +50,7 @@ rule alterations:
         mem_mb=4000,
         runtime=60,
     params:
+        settings=lambda wildcards: config["cohorts"][wildcards.cohort].get("genomics", {}),
         code=code("alterations.py"),
     message:
         "Calling mutations and copy number of {wildcards.cohort}"

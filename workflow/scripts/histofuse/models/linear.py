@@ -6,6 +6,8 @@ blocks under a penalty and some free of it, and the penalty's strength chosen in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from histofuse.io import InputError
@@ -14,6 +16,7 @@ from histofuse.models.registry import Estimator
 # A trace of ridge for columns that are called unpenalised: a category that separates the cases perfectly stays
 # finite, and a well-determined coefficient moves in its fourth digit.
 TRACE = 1e-4
+STRENGTHS = np.geomspace(1, 1e-3, 7)  # of the logistic ridge, per case on z-scored features
 
 
 class LinearModel(Estimator):
@@ -80,7 +83,6 @@ class LinearModel(Estimator):
         outcome = Surv.from_arrays(event, target.time)
         if not factor.any():
             return CoxPHSurvivalAnalysis(alpha=TRACE, ties="efron", n_iter=200).fit(x, outcome).coef_, 0.0
-        factor = np.maximum(factor, TRACE)
         path = {"l1_ratio": self.l1_ratio, "penalty_factor": factor}
         whole = CoxnetSurvivalAnalysis(n_alphas=40, alpha_min_ratio=0.01, **path).fit(x, outcome)
         score = np.zeros(len(whole.alphas_))
@@ -94,16 +96,16 @@ class LinearModel(Estimator):
 
     def _fit_logistic(self, x: np.ndarray, factor: np.ndarray, target) -> tuple[np.ndarray, float]:
         if not factor.any():
-            return _logistic(x, factor, target.label, target.classes, TRACE), 0.0
-        strengths = np.geomspace(1, 1e-3, 7)
-        score = np.zeros(len(strengths))
+            return _logistic_path(x, factor, target.label, target.classes, [TRACE])[-1], 0.0
+        score = np.zeros(len(STRENGTHS))
         for train, held_out in self._inner_folds(target.label):
-            for k, strength in enumerate(strengths):
-                weights = _logistic(x[train], factor, target.label[train], target.classes, strength)
+            path = _logistic_path(x[train], factor, target.label[train], target.classes, STRENGTHS)
+            for k, weights in enumerate(path):
                 log_probability = _log_softmax(x[held_out] @ weights[:-1] + weights[-1])
                 score[k] += log_probability[np.arange(len(held_out)), target.label[held_out]].sum()
-        best = float(strengths[np.argmax(score)])
-        return _logistic(x, factor, target.label, target.classes, best), best
+        best = int(np.argmax(score))
+        path = _logistic_path(x, factor, target.label, target.classes, STRENGTHS[: best + 1])
+        return path[-1], float(STRENGTHS[best])
 
 
 def _join(blocks: dict[str, np.ndarray]) -> np.ndarray:
@@ -115,21 +117,27 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def _logistic(x: np.ndarray, factor: np.ndarray, label: np.ndarray, classes: int, strength: float) -> np.ndarray:
-    """Ridge-penalised multinomial logistic regression: [feature + 1, class], intercepts last.
+def _logistic_path(
+    x: np.ndarray, factor: np.ndarray, label: np.ndarray, classes: int, strengths: Sequence[float]
+) -> list[np.ndarray]:
+    """Ridge-penalised multinomial logistic regressions, each started from the one before.
 
-    scikit-learn has one penalty for every column; a column divided by s has its penalty multiplied by s², which is
-    how the free columns get only a trace of it.
+    Each result is [feature + 1, class], the intercepts last. scikit-learn has one penalty for every column; a column
+    divided by s has its penalty multiplied by s², which is how the free columns get only a trace of it.
     """
     from sklearn.linear_model import LogisticRegression
 
-    scale = np.sqrt(np.maximum(factor, TRACE / strength))
-    fit = LogisticRegression(C=1 / (strength * len(x)), max_iter=5000).fit(x / scale, label)
-    rows = np.concatenate([fit.coef_.T / scale[:, None], fit.intercept_[None]])
-    weights = np.zeros((x.shape[1] + 1, classes))
-    if len(fit.classes_) == 2:  # scikit-learn keeps only the second class's column
-        weights[:, fit.classes_[1]] = rows[:, 0]
-    else:
-        weights[:, fit.classes_] = rows
-    weights[-1, np.setdiff1d(np.arange(classes), fit.classes_)] = -30.0  # never seen in training: all but impossible
-    return weights
+    fit = LogisticRegression(max_iter=5000, warm_start=True)
+    path = []
+    for strength in strengths:
+        scale = np.sqrt(np.maximum(factor, TRACE / strength))
+        fit.set_params(C=1 / (strength * len(x))).fit(x / scale, label)
+        rows = np.concatenate([fit.coef_.T / scale[:, None], fit.intercept_[None]])
+        weights = np.zeros((x.shape[1] + 1, classes))
+        if len(fit.classes_) == 2:  # scikit-learn keeps only the second class's column
+            weights[:, fit.classes_[1]] = rows[:, 0]
+        else:
+            weights[:, fit.classes_] = rows
+        weights[-1, np.setdiff1d(np.arange(classes), fit.classes_)] = -30.0  # never seen: all but impossible
+        path.append(weights)
+    return path

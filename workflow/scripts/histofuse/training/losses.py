@@ -35,7 +35,7 @@ def cox_loss(
     if ties == "efron":
         tied = died.unsqueeze(0) == died.unsqueeze(1)  # [event, event]
         earlier_in_tie = torch.tril(tied, diagonal=-1).sum(1)
-        left_out = earlier_in_tie / tied.sum(1)
+        left_out = earlier_in_tie.to(log_hazard.dtype) / tied.sum(1)
         tied_hazard = torch.logsumexp(hazard_of_died.unsqueeze(0).masked_fill(~tied, -torch.inf), dim=1)
         denominator = denominator + torch.log1p(-left_out * torch.exp(tied_hazard - denominator))
     total = (denominator - hazard_of_died).sum()

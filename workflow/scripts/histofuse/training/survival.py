@@ -33,15 +33,16 @@ def breslow_survival(
         train_risk, train_time, train_event: [train]; risk: [case] log hazards; times: [time].
     Returns: float64 [case, time].
     """
-    shift = train_risk.max()  # H₀ and exp(risk) are shifted together, so that neither overflows
     order = np.argsort(train_time, kind="stable")
     ordered = train_time[order]
-    at_risk = np.cumsum(np.exp(train_risk[order] - shift)[::-1])[::-1]
+    # In logarithms throughout: neither a huge nor a tiny hazard leaves the range of a float.
+    log_at_risk = np.logaddexp.accumulate(train_risk[order][::-1])[::-1]
     first_of_tie = np.searchsorted(ordered, ordered, side="left")
-    increments = train_event[order] / at_risk[first_of_tie]
-    cumulative = np.concatenate([[0.0], np.cumsum(increments)])
-    baseline = cumulative[np.searchsorted(ordered, times, side="right")]
-    return np.exp(-np.exp(np.minimum(risk - shift, 50.0))[:, None] * baseline[None])
+    with np.errstate(divide="ignore"):
+        log_increments = np.log(train_event[order]) - log_at_risk[first_of_tie]
+    log_cumulative = np.concatenate([[-np.inf], np.logaddexp.accumulate(log_increments)])
+    log_baseline = log_cumulative[np.searchsorted(ordered, times, side="right")]
+    return np.exp(-np.exp(np.minimum(risk[:, None] + log_baseline[None], 700.0)))
 
 
 def discrete_survival(hazards: np.ndarray, cuts: np.ndarray, horizon: float, times: np.ndarray) -> np.ndarray:
