@@ -27,6 +27,7 @@ def truth() -> pd.DataFrame:
         ({"seed": "1"}, "seed"),
         ({"genes": 10}, "genes"),
         ({"slide_pixels": 100}, "slide_pixels"),
+        ({"slide_pixels": 9000}, "slide_pixels"),
         ({"missing": 0.9}, "missing"),
         ({"missing": float("nan")}, "missing"),
         ({"broken_slides": -1}, "broken_slides"),
@@ -119,6 +120,13 @@ def test_expected_log_hazard_is_calibrated_in_every_diagnosis(truth, modalities)
     groups = truth["diagnosis"].eq("oligodendroglioma") if modalities == ["slides"] else truth["idh"]
     for _, values in residual.groupby(groups):
         assert abs(values.mean()) < 4 * values.std() / len(values) ** 0.5
+
+
+def test_slides_per_case_is_the_most():
+    cases = draw_cases(Settings(cases=300, seed=4, slides_per_case=3, missing=0))
+    numbers = [len(case.slides) for case in cases]
+    assert set(numbers) == {1, 2, 3}
+    assert len({slide for case in cases for slide in case.slides}) == sum(numbers)
 
 
 def test_missing_shares(truth):

@@ -12,7 +12,7 @@ LIMITS = {
     "cases": (1, 9999),
     "seed": (0, None),
     "genes": (n_named(), None),
-    "slide_pixels": (512, 20_000),
+    "slide_pixels": (512, 8192),  # a larger image would take gigabytes of memory
     "slides_per_case": (1, 9),
     "missing": (0.0, 0.5),
     "broken_slides": (0, None),

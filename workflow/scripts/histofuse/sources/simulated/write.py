@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from histofuse.io import InputError, digest, progress, write_json, write_table
@@ -110,7 +111,9 @@ def _write_case_files(case: Case, settings: Settings, damages: dict[str, str], m
         yield _row(file_id, case.case_id, "slide", f"{slide}.svs", url, path)
 
 
-def _write_slide(case: Case, slide: str, settings: Settings, damage: str | None, rng, path: Path) -> None:
+def _write_slide(
+    case: Case, slide: str, settings: Settings, damage: str | None, rng: np.random.Generator, path: Path
+) -> None:
     if damage == "no tissue":
         image = blank(settings.slide_pixels, rng)
     else:
