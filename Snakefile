@@ -21,6 +21,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common_paper.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/slides.smk"
@@ -35,4 +36,4 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
-        # rules.report.output,
+        rules.report.output,

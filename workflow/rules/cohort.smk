@@ -56,7 +56,7 @@ rule splits:
 
 rule population:
     input:
-        unpack(modalities_of_task),
+        unpack(lambda wildcards: modalities_of(wildcards.cohort, wildcards.task)),
         cases="results/{cohort}/cases.parquet",
     output:
         population="results/{cohort}/populations/{task}.parquet",

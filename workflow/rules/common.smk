@@ -146,58 +146,6 @@ def slide_folders(cohort, features):
     return [f"results/{cohort}/slides/{features}/{batch}" for batch in batches]
 
 
-def availability_of(table):
-    """The files that say whether a table's cohorts can be had."""
-    cohorts = sorted({row["cohort"] for row in rows_of(table) if not imported(row["cohort"])})
-    return [f"resources/{cohort}/availability.json" for cohort in cohorts]
-
-
-def published_figures(table):
-    """The file with the figures that a table's paper published, if there is one."""
-    name = config["tables"][table].get("published")
-    return f"config/published/{name}.csv" if name else []
-
-
-def simulated_table(table):
-    """Whether a table rests on a simulated cohort: such figures are never set beside published ones."""
-    return any(config["cohorts"][row["cohort"]]["source"] == "simulated" for row in rows_of(table))
-
-
-def row_of(table, model):
-    """The row of a table that shows a model."""
-    return next(row for row in rows_of(table) if row["model"] == model)
-
-
-def title_of_row(table, model):
-    """Heading of a figure about one row of a table."""
-    return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}"
-
-
-def predictions_of_row(table, model):
-    """Predictions of all splits of a table's row, of its first seed (a case counts once per split)."""
-    row = row_of(table, model)
-    pattern = "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/predictions.parquet"
-    splits = range(config["protocols"][row["protocol"]]["n_splits"])
-    return [pattern.format(**row, split=split, seed=row["seeds"][0]) for split in splits]
-
-
-def kaplan_meier_figures():
-    """Figures of survival by risk group, for the models that a table lists under `kaplan_meier`."""
-    return [
-        f"results/figures/{table}/kaplan_meier_{model}.svg"
-        for table, entry in config["tables"].items()
-        for model in entry.get("kaplan_meier", [])
-        if available(row_of(table, model)["cohort"])
-    ]
-
-
-def metrics_of_cohort(cohort):
-    """Metrics of every model that a table evaluates on a cohort."""
-    pattern = "results/{cohort}/metrics/{task}/{protocol}/{model}.parquet"
-    rows = [row for table in config["tables"] for row in rows_of(table)]
-    return sorted({pattern.format(**row) for row in rows if row["cohort"] == cohort})
-
-
 def available(cohort):
     """Whether the cohort's files can be had; known once the manifest was made."""
     if imported(cohort):
@@ -230,14 +178,14 @@ def inputs_of_run(wildcards):
     return chosen
 
 
-def modalities_of_task(wildcards):
+def modalities_of(cohort, task):
     """Files that say which cases have the modalities a task asks of every case."""
-    folder = f"results/{wildcards.cohort}"
+    folder = f"results/{cohort}"
     files = {
         "expression": f"{folder}/genomics/expression.parquet",
         "alterations": f"{folder}/genomics/alterations.parquet",
     }
-    names = config["tasks"][wildcards.task].get("modalities", [])
+    names = config["tasks"][task].get("modalities", [])
     chosen = {name: files[name] for name in names if name in files}
     slides = [name for name in names if name not in files]
     return chosen | ({"index": f"{folder}/slides/{slides[0]}/index.parquet"} if slides else {})
@@ -265,11 +213,6 @@ def predictions_to_score(wildcards):
         f"results/{wildcards.cohort}/runs/{folder}/split{split}/seed{seed}/predictions.parquet"
         for split, seed in product(splits, seeds_of(wildcards))
     ]
-
-
-def per_row(pattern, table):
-    """A file for every row of a table whose cohort can be had."""
-    return sorted({pattern.format(**row) for row in rows_of(table) if available(row["cohort"])})
 
 
 MODELS = {name: resolved(name) for name in config["models"]}

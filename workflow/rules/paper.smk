@@ -89,5 +89,70 @@ rule figure_kaplan_meier:
 
 rule figures:
     input:
-        expand("results/figures/{table}/intervals.svg", table=config["tables"]),
-        lambda wildcards: kaplan_meier_figures(),
+        lambda wildcards: figures_shown(),
+
+
+rule reachable:
+    input:
+        simulated="resources/{cohort}/simulated",
+    output:
+        reachable="results/{cohort}/reachable.json",
+    log:
+        "logs/{cohort}/reachable.log",
+    benchmark:
+        "benchmarks/{cohort}/reachable.tsv"
+    wildcard_constraints:
+        cohort=cohorts_from("simulated"),
+    conda:
+        "../../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("reachable.py"),
+    message:
+        "Finding the best C-index that {wildcards.cohort} allows"
+    script:
+        "../scripts/reachable.py"
+
+
+rule report:
+    input:
+        tables=expand("results/tables/{table}.csv", table=config["tables"]),
+        figures=lambda wildcards: figures_shown(),
+        excluded=lambda wildcards: report_files("excluded"),
+        populations=lambda wildcards: report_files("populations"),
+        slides=lambda wildcards: report_files("slides"),
+        sheets=lambda wildcards: report_files("sheets"),
+        reachable=lambda wildcards: report_files("reachable"),
+    output:
+        html="results/report/index.html",
+    log:
+        "logs/report.log",
+    benchmark:
+        "benchmarks/report.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        title="histofuse: tables and figures of this run",
+        tables=[
+            {"title": entry["title"], "note": entry.get("note"), "simulated": simulated_table(table)}
+            for table, entry in config["tables"].items()
+        ],
+        figures=lambda wildcards, input: described(input.figures, caption),
+        excluded=lambda wildcards, input: described(input.excluded, heading),
+        populations=lambda wildcards, input: described(input.populations, heading),
+        slides=lambda wildcards, input: described(input.slides, heading),
+        sheets=lambda wildcards, input: described(input.sheets, heading),
+        reachable=lambda wildcards, input: described(input.reachable, heading),
+        provenance=provenance(),
+        code=code("report.py"),
+    message:
+        "Writing the report"
+    script:
+        "../scripts/report.py"

@@ -1,0 +1,123 @@
+"""What tables, figures and the report are made of: pure functions of the configuration and of what can be had."""
+
+import sys
+
+
+def simulated_table(table):
+    """Whether a table rests on a simulated cohort: such figures are never set beside published ones."""
+    return any(config["cohorts"][row["cohort"]]["source"] == "simulated" for row in rows_of(table))
+
+
+def row_of(table, model):
+    """The row of a table that shows a model."""
+    return next(row for row in rows_of(table) if row["model"] == model)
+
+
+def title_of_row(table, model):
+    """Heading of a figure about one row of a table."""
+    return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}"
+
+
+def per_row(pattern, table):
+    """A file for every row of a table whose cohort can be had."""
+    return sorted({pattern.format(**row) for row in rows_of(table) if available(row["cohort"])})
+
+
+def availability_of(table):
+    """The files that say whether a table's cohorts can be had."""
+    cohorts = sorted({row["cohort"] for row in rows_of(table) if not imported(row["cohort"])})
+    return [f"resources/{cohort}/availability.json" for cohort in cohorts]
+
+
+def published_figures(table):
+    """The file with the figures that a table's paper published, if there is one."""
+    name = config["tables"][table].get("published")
+    return f"config/published/{name}.csv" if name else []
+
+
+def metrics_of_cohort(cohort):
+    """Metrics of every model that a table evaluates on a cohort."""
+    pattern = "results/{cohort}/metrics/{task}/{protocol}/{model}.parquet"
+    rows = [row for table in config["tables"] for row in rows_of(table)]
+    return sorted({pattern.format(**row) for row in rows if row["cohort"] == cohort})
+
+
+def predictions_of_row(table, model):
+    """Predictions of all splits of a table's row, of its first seed (a case counts once per split)."""
+    row = row_of(table, model)
+    pattern = "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/predictions.parquet"
+    splits = range(config["protocols"][row["protocol"]]["n_splits"])
+    return [pattern.format(**row, split=split, seed=row["seeds"][0]) for split in splits]
+
+
+def figures_shown():
+    """Every table drawn as intervals, and survival by risk group for the models it lists under `kaplan_meier`."""
+    return [f"results/figures/{table}/intervals.svg" for table in config["tables"]] + [
+        f"results/figures/{table}/kaplan_meier_{model}.svg"
+        for table, entry in config["tables"].items()
+        for model in entry.get("kaplan_meier", [])
+        if available(row_of(table, model)["cohort"])
+    ]
+
+
+def runs_shown():
+    """The distinct (cohort, task) pairs of all tables whose cohort can be had and is trained on here."""
+    rows = [row for table in config["tables"] for row in rows_of(table)]
+    pairs = {(row["cohort"], row["task"]) for row in rows if not imported(row["cohort"])}
+    return sorted(pair for pair in pairs if available(pair[0]))
+
+
+def report_files(kind):
+    """Files of one kind for the report: excluded, populations, slides, sheets or reachable."""
+    cohorts = sorted({cohort for cohort, _ in runs_shown()})
+    with_files = [cohort for cohort in cohorts if config["cohorts"][cohort]["source"] in ("simulated", "gdc")]
+    simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
+    features = sorted({modalities_of(cohort, task).get("index") for cohort, task in runs_shown()} - {None})
+    return {
+        "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts]
+        + [
+            f"results/{cohort}/genomics/excluded_{k}.tsv"
+            for cohort in with_files
+            for k in ("expression", "alterations")
+        ]
+        + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()],
+        "populations": [f"results/{cohort}/populations/{task}.parquet" for cohort, task in runs_shown()],
+        "slides": [str(Path(index).with_name("slides.parquet")) for index in features],
+        "sheets": [str(Path(index).with_name("contact_sheet.png")) for index in features],
+        "reachable": [f"results/{cohort}/reachable.json" for cohort in simulated],
+    }[kind]
+
+
+def described(paths, describe):
+    """A text for each of some inputs; nothing for those that a checkpoint has yet to tell."""
+    return [describe(path) for path in paths if Path(path).is_relative_to("results")]
+
+
+def heading(path):
+    """What a file under results/ is about, for a reader: its cohort and, where it has one, its task or features."""
+    _, cohort, *rest = Path(path).parts
+    about = [part.removesuffix("_excluded") for part in (Path(rest[-1]).stem, rest[-2] if len(rest) > 1 else "")]
+    names = {
+        "excluded_cases": "follow-up",
+        "excluded_expression": "expression files",
+        "excluded_alterations": "alteration files",
+    }
+    label = config["cohorts"][cohort].get("label", cohort)
+    if rest[0] == "slides":
+        return f"{label}, {rest[1]}"
+    task = config["tasks"].get(about[0], {}).get("label", about[0])
+    return label if rest == ["reachable.json"] else f"{label}, {names.get(about[0], task)}"
+
+
+def caption(path):
+    """What a figure shows: the title of its table, or of the row whose risk groups it draws."""
+    table, name = Path(path).parts[-2:]
+    model = Path(name).stem.removeprefix("kaplan_meier_")
+    return config["tables"][table]["title"] if name.startswith("intervals") else title_of_row(table, model)
+
+
+def provenance():
+    """What the report says about how it was made."""
+    settings = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    files = " and ".join(str(file) for file in workflow.configfiles) or "command line"
+    return {"configuration": files, "configuration digest": settings[:16], "Python": sys.version.split()[0]}
