@@ -1,20 +1,20 @@
 """From raw TCGA and IvyGAP downloads to the tables and figures of three papers; see README.md."""
 
-from snakemake.utils import min_version, validate
+from snakemake.utils import min_version
 
 min_version("9.0")
 
 
-configfile: "config/models.yaml"
+configfile: f"{workflow.basedir}/config/models.yaml"
 
 
 # A configuration given with --configfile stands alone: the demo's cohorts and tables do not mix into it.
 if "tables" not in config:
 
-    configfile: "config/config.yaml"
+    configfile: f"{workflow.basedir}/config/config.yaml"
 
 
-validate(config, "workflow/schemas/config.schema.yaml")
+include: "workflow/rules/validation.smk"
 
 
 report: "workflow/report/workflow.rst"

@@ -43,7 +43,7 @@ def imports(path):
 
 
 def code(script, *more):
-    """Digest of what a script and the library modules it imports (and more files) do.
+    """Digest of what a script, the library modules it imports (and more files) and their data do.
 
     Snakemake is blind to edits in imported modules, and would rerun for an edited comment in the script. As a
     parameter, this digest reruns a job when, and only when, the code that it executes has changed.
@@ -55,8 +55,10 @@ def code(script, *more):
             files.add(path)
             modules = [SCRIPTS.joinpath(*name.split(".")) for name in imports(path)]
             queue += [m.with_suffix(".py") for m in modules] + [m / "__init__.py" for m in modules]
-    trees = (ast.dump(ast.parse(path.read_text())) for path in sorted(files))
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+    texts = [ast.dump(ast.parse(path.read_text())) for path in sorted(files)]
+    data = [path.with_suffix(".tsv") for path in sorted(files)]  # a module's data lies beside it under its name
+    texts += [path.read_text() for path in data if path.is_file()]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def class_file(model):

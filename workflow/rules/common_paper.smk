@@ -32,7 +32,7 @@ def availability_of(table):
 def published_figures(table):
     """The file with the figures that a table's paper published, if there is one."""
     name = config["tables"][table].get("published")
-    return f"config/published/{name}.csv" if name else []
+    return f"{workflow.basedir}/config/published/{name}.csv" if name else []
 
 
 def metrics_of_cohort(cohort):

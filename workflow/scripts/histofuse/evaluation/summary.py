@@ -103,7 +103,8 @@ def _estimate(splits: pd.DataFrame, test_to_train: float | None) -> dict:
         row["ci_low"], row["ci_high"] = used[["case_low", "case_high"]].iloc[0]
     elif values.size > 1:
         half = corrected_half_width(values, _ratio(used, test_to_train))
-        row["ci_low"], row["ci_high"] = row["estimate"] - half, row["estimate"] + half
+        # Every metric here lies between 0 and 1; a symmetric interval of few splits can reach past them.
+        row["ci_low"], row["ci_high"] = max(row["estimate"] - half, 0.0), min(row["estimate"] + half, 1.0)
     return row
 
 
