@@ -7,6 +7,7 @@ state, and a run that was killed goes on exactly as if it had not been.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import time
@@ -50,7 +51,7 @@ class Settings:
         if self.schedule == "linear":
             return 1 - (epoch + 1) / (self.epochs + 1)
         if self.schedule == "cosine":
-            return 0.5 * (1 + np.cos(np.pi * epoch / self.epochs))
+            return 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
         return 1.0
 
     def optimiser_for(self, parameters) -> torch.optim.Optimizer:
@@ -161,7 +162,7 @@ def fit(
             )
         metric = float("nan")
         if settings.select == "validation":
-            metric = criterion(predict(model, batches, val), val)
+            metric = float(criterion(predict(model, batches, val), val))
             if best is None or metric > best["metric"]:
                 best = {
                     "metric": metric,
