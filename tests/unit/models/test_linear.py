@@ -3,14 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from histofuse.io import InputError
-from histofuse.models.linear import LinearModel
-from histofuse.training.dataset import Target
 from lifelines import CoxPHFitter
 from sklearn.linear_model import LogisticRegression
 
+from histofuse.io import InputError
+from histofuse.models.linear import LinearModel
+from histofuse.training.dataset import Target
 
-@pytest.fixture()
+
+@pytest.fixture
 def cohort():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 30)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from histofuse.models.attmil import AttMIL
 from histofuse.models.concat import Concat
 from histofuse.models.layers import AttentionPooling, SelfNormalisingEncoder, bounded_log_hazard

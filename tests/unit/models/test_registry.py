@@ -1,6 +1,7 @@
 """From the text of `class:` to a class."""
 
 import pytest
+
 from histofuse.io import InputError
 from histofuse.models.registry import load_class
 from histofuse.models.snn import SNN

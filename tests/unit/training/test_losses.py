@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from histofuse.training.losses import class_weights, cox_loss, cross_entropy, discrete_survival_loss
 from lifelines import CoxPHFitter
+
+from histofuse.training.losses import class_weights, cox_loss, cross_entropy, discrete_survival_loss
 
 
 def textbook_cox(theta, time, event, ties):
@@ -20,7 +21,7 @@ def textbook_cox(theta, time, event, ties):
     return total
 
 
-@pytest.fixture()
+@pytest.fixture
 def cohort():
     rng = np.random.default_rng(7)
     return rng.normal(size=40), rng.integers(1, 12, 40).astype(float), rng.integers(0, 2, 40)
@@ -55,9 +56,7 @@ def test_cox_survives_huge_hazards_and_follows_permutations(cohort):
     theta, time, event = map(torch.tensor, cohort)
     assert torch.isfinite(cox_loss(1e4 * theta, time, event, "efron"))
     order = torch.randperm(40)
-    torch.testing.assert_close(
-        cox_loss(theta[order], time[order], event[order]), cox_loss(theta, time, event)
-    )
+    torch.testing.assert_close(cox_loss(theta[order], time[order], event[order]), cox_loss(theta, time, event))
 
 
 def test_cox_without_events_is_zero_and_keeps_the_graph():

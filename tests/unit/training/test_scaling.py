@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+
 from histofuse.io import InputError
 from histofuse.training.scaling import BlockScaler
 

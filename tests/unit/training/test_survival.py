@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from histofuse.training.survival import breslow_survival, discrete_survival, interval_cuts, time_grid, to_interval
 from lifelines import CoxPHFitter
+
+from histofuse.training.survival import breslow_survival, discrete_survival, interval_cuts, time_grid, to_interval
 
 
 def test_breslow_curves_agree_with_lifelines():
@@ -20,12 +21,16 @@ def test_breslow_curves_agree_with_lifelines():
 
 def test_breslow_by_hand_with_ties():
     """Two deaths at 1 among 4 at risk with hazard 1 each: H = 2/4; before it nobody dies."""
-    curves = breslow_survival(np.zeros(4), np.array([1.0, 1, 2, 3]), np.array([1, 1, 0, 0]), np.zeros(1), np.array([0.5, 1]))
+    curves = breslow_survival(
+        np.zeros(4), np.array([1.0, 1, 2, 3]), np.array([1, 1, 0, 0]), np.zeros(1), np.array([0.5, 1])
+    )
     np.testing.assert_allclose(curves, [[1.0, np.exp(-0.5)]])
 
 
 def test_breslow_does_not_overflow():
-    curves = breslow_survival(np.array([900.0, 1, -900]), np.arange(1.0, 4), np.ones(3), np.array([900.0, -900]), np.array([2.0]))
+    curves = breslow_survival(
+        np.array([900.0, 1, -900]), np.arange(1.0, 4), np.ones(3), np.array([900.0, -900]), np.array([2.0])
+    )
     assert np.isfinite(curves).all()
     assert curves[0, 0] < 0.5 < curves[1, 0]
 

@@ -1,0 +1,118 @@
+"""A split as arrays: who is in it, what is missing, bags and their repeats."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histofuse.io import InputError
+from histofuse.training.dataset import Target, TileStore, load_split
+
+SURVIVAL = {"kind": "survival"}
+GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3]}}
+
+
+@pytest.fixture
+def cohort():
+    ids = [f"C{k}" for k in range(8)]
+    population = pd.DataFrame(
+        {"case_id": ids, "time_days": np.arange(1.0, 9), "event": pd.array([1, 0] * 4, "Int8"), "label": [0, 1] * 4}
+    )
+    splits = pd.DataFrame({"split": 0, "case_id": ids, "part": ["train"] * 5 + ["val"] + ["test"] * 2})
+    genes = pd.DataFrame({"case_id": ids[::-1], "A": np.arange(8.0), "B": np.arange(8.0) ** 2})
+    return population, splits, {"expression": genes}
+
+
+def make_store(folder, n_tiles, width=4, bag=None):
+    """A packed map with these tiles per slide; case of slide k is Ck. Values are slide + tile / 100."""
+    rows, first = [], 0
+    values = []
+    for k, n in enumerate(n_tiles):
+        slide, case = (k, k) if isinstance(n, int) else (k, n[1])
+        n = n if isinstance(n, int) else n[0]
+        rows.append({"slide_id": f"S{slide}", "case_id": f"C{case}", "first_tile": first, "n_tiles": n, "dim": width})
+        values.append(np.full((n, width), k) + np.arange(n)[:, None] / 100)
+        first += n
+    np.concatenate(values).astype("<f2").tofile(folder / "tiles.f16")
+    pd.DataFrame(rows).to_parquet(folder / "index.parquet")
+    return TileStore(folder / "tiles.f16", folder / "index.parquet", bag)
+
+
+def test_rows_targets_and_blocks_line_up(cohort):
+    split = load_split(cohort[0], cohort[1], 0, SURVIVAL, {"expression": {}}, cohort[2])
+    assert split.shapes == {"expression": (2,)}
+    assert split.part("test").tolist() == [6, 7]
+    raw = 7 - np.arange(8.0)  # the table is in reverse order
+    train = raw[:5]
+    np.testing.assert_allclose(split.blocks["expression"][:, 0], (raw - train.mean()) / train.std(), rtol=1e-6)
+    np.testing.assert_array_equal(split.target.time, cohort[0]["time_days"])
+
+
+def test_scaling_never_sees_the_test_part(cohort):
+    population, splits, tables = cohort
+    before = load_split(population, splits, 0, SURVIVAL, {"expression": {}}, tables).blocks["expression"]
+    changed = tables["expression"].assign(
+        A=tables["expression"]["A"].where(tables["expression"]["case_id"] < "C6", 1e6)
+    )
+    after = load_split(population, splits, 0, SURVIVAL, {"expression": {}}, {"expression": changed}).blocks[
+        "expression"
+    ]
+    np.testing.assert_array_equal(before[:6], after[:6])
+    assert (before[6:] != after[6:]).any()
+
+
+def test_cases_outside_the_population_are_left_out(cohort):
+    population, splits, tables = cohort
+    split = load_split(population[population["case_id"] != "C6"], splits, 0, SURVIVAL, {"expression": {}}, tables)
+    assert split.rows["case_id"].tolist() == ["C0", "C1", "C2", "C3", "C4", "C5", "C7"]
+
+
+def test_a_training_part_without_deaths_is_refused(cohort):
+    population = cohort[0].assign(event=pd.array([0] * 8, "Int8"))
+    with pytest.raises(InputError, match="split 0: all 5 training cases are censored"):
+        load_split(population, cohort[1], 0, SURVIVAL, {"expression": {}}, cohort[2])
+
+
+def test_a_training_part_of_one_class_is_refused(cohort):
+    with pytest.raises(InputError, match="split 0: all training cases have one class"):
+        load_split(cohort[0].assign(label=1), cohort[1], 0, GRADE, {"expression": {}}, cohort[2])
+
+
+def test_an_empty_part_is_named(cohort):
+    with pytest.raises(InputError, match="split 3: no case of the task in part 'train'"):
+        load_split(cohort[0], cohort[1], 3, SURVIVAL, {"expression": {}}, cohort[2])
+
+
+def test_a_case_without_a_modality_is_named(cohort):
+    tables = {"expression": cohort[2]["expression"].query("case_id != 'C2'")}
+    with pytest.raises(InputError, match=r"1 cases of the task have no expression \(e\.g\. C2\)"):
+        load_split(cohort[0], cohort[1], 0, SURVIVAL, {"expression": {}}, tables)
+
+
+def test_a_case_with_two_slides_has_two_rows(cohort, tmp_path):
+    store = make_store(tmp_path, [1, 2, 3, 1, 1, 2, 1, 1, (2, 0)])
+    split = load_split(cohort[0], cohort[1], 0, SURVIVAL, {"tiles": {"standardise": True}}, {}, store)
+    assert split.rows["case_id"].tolist().count("C0") == 2
+    assert split.target.time[split.rows["case_id"] == "C0"].tolist() == [1, 1]
+    train = np.concatenate([store.features(f"S{k}").astype(float) for k in (0, 1, 2, 3, 4, 8)])
+    np.testing.assert_allclose(split.tile_scale[0], train.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(split.tile_scale[1], train.std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "bag"), [(3, 8), (4, 8), (8, 8), (1, 5)])
+def test_counts_are_those_of_the_repeat_rule(tmp_path, n, bag):
+    """The whole sequence floor(bag/n) times and its first bag mod n entries once more."""
+    repeated = np.concatenate([np.tile(np.arange(n), bag // n), np.arange(bag % n)])
+    store = make_store(tmp_path, [n], bag=bag)
+    np.testing.assert_array_equal(store.count("S0"), np.bincount(repeated, minlength=n))
+
+
+def test_a_map_that_does_not_fit_its_index_is_refused(tmp_path):
+    make_store(tmp_path, [3, 2])
+    (tmp_path / "tiles.f16").write_bytes(b"\0" * 10)
+    with pytest.raises(InputError, match=r"tiles\.f16: does not hold the 5 × 4 values"):
+        TileStore(tmp_path / "tiles.f16", tmp_path / "index.parquet")
+
+
+def test_target_take():
+    target = Target("classification", np.arange(3.0), np.zeros(3, int), np.array([2, 0, 1]), 3)
+    assert target.take(np.array([2, 0])).label.tolist() == [1, 2]

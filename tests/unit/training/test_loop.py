@@ -1,0 +1,156 @@
+"""The epoch loop: the same bits again, also after an interruption; schedules, selection, errors."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from histofuse.io import InputError
+from histofuse.models.snn import SNN
+from histofuse.training import loop
+from histofuse.training.dataset import Split, Target
+from histofuse.training.loop import Settings, fit
+from histofuse.training.losses import cox_loss
+
+
+@pytest.fixture
+def split():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)).astype(np.float32)
+    time, event = rng.exponential(np.exp(-x[:, 0])), (rng.random(60) < 0.8).astype(np.int64)
+    parts = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    rows = pd.DataFrame({"case_id": [f"C{k}" for k in range(60)], "part": parts})
+    return Split(rows, Target("survival", time, event, np.zeros(0, int)), {"genes": x})
+
+
+def train(split, folder, seed=0, digest="d", name="c.pt", build=None, **settings):
+    time, event = torch.tensor(split.target.time), torch.tensor(split.target.event)
+    settings = Settings(**({"epochs": 6, "lr": 0.01, "batch_size": 16} | settings))
+    return fit(
+        build or (lambda: SNN({"genes": (5,)}, 1)),
+        split,
+        lambda outputs, rows: cox_loss(outputs.squeeze(-1), time[rows], event[rows]),
+        lambda outputs, rows: -np.abs(outputs).sum(),
+        settings,
+        seed,
+        folder / name,
+        digest,
+    )
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_same_seed_same_bits(split, tmp_path):
+    one, _ = train(split, tmp_path, name="1.pt")
+    two, _ = train(split, tmp_path, name="2.pt")
+    other, _ = train(split, tmp_path, seed=1, name="3.pt")
+    assert same(one, two)
+    assert not same(one, other)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+def test_an_interrupted_run_goes_on_to_the_same_bits(split, tmp_path, monkeypatch, schedule, optimiser):
+    settings = {"schedule": schedule, "optimiser": optimiser, "select": "validation"}
+    whole, history = train(split, tmp_path, name="whole.pt", **settings)
+    save = loop._save
+
+    def save_then_die(path, digest, model, optimiser, history, best):
+        save(path, digest, model, optimiser, history, best)
+        if len(history) == 3:
+            raise Killed
+
+    monkeypatch.setattr(loop, "_save", save_then_die)
+    with pytest.raises(Killed):
+        train(split, tmp_path, **settings)
+    monkeypatch.setattr(loop, "_save", save)
+    resumed, resumed_history = train(split, tmp_path, **settings)
+    assert same(whole, resumed)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(split, tmp_path, capsys):
+    fresh, _ = train(split, tmp_path, name="fresh.pt")
+    train(split, tmp_path, seed=5, digest="other")
+    again, _ = train(split, tmp_path)
+    assert same(fresh, again)
+    assert "made with other data, settings or code" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_means_starting_over(split, tmp_path, capsys, content):
+    fresh, _ = train(split, tmp_path, name="fresh.pt")
+    (tmp_path / "c.pt").write_bytes(content)
+    again, _ = train(split, tmp_path)
+    assert same(fresh, again)
+    assert "not readable" in capsys.readouterr().out
+
+
+def test_learning_rates():
+    linear = Settings(epochs=50, lr=1)
+    assert linear.lr_factor(0) == pytest.approx(1 - 1 / 51)
+    assert linear.lr_factor(49) == pytest.approx(1 / 51)
+    cosine = Settings(epochs=10, lr=1, schedule="cosine")
+    assert [cosine.lr_factor(e) for e in (0, 5)] == pytest.approx([1, 0.5])
+    assert Settings(epochs=3, lr=1, schedule="constant").lr_factor(2) == 1
+
+
+def test_every_row_is_seen_once_an_epoch_and_a_tiny_last_batch_is_left_out():
+    rows = np.arange(100, 137)
+    batches = list(loop._batches_of(rows, 32, seed=0, epoch=0))
+    assert [len(batch) for batch in batches] == [32]  # the last 5 are fewer than 8
+    batches = list(loop._batches_of(rows, 16, seed=0, epoch=1))
+    assert [len(batch) for batch in batches] == [16, 16]
+    batches = list(loop._batches_of(rows, 12, seed=0, epoch=1))
+    assert sorted(np.concatenate(batches)[:36]) != sorted(rows)[:36]
+    assert len(set(np.concatenate(batches))) == 36
+    assert next(iter(loop._batches_of(rows[:5], 32, seed=0, epoch=0))).tolist() != []
+    np.testing.assert_array_equal(next(iter(loop._batches_of(rows, "full", 0, 0))), rows)
+    small = list(loop._batches_of(rows, 4, seed=0, epoch=0))
+    assert [len(batch) for batch in small] == [4] * 9
+
+
+def test_the_test_part_has_no_influence(split, tmp_path):
+    before, _ = train(split, tmp_path, name="1.pt", select="validation")
+    split.blocks["genes"][split.part("test")] = 1e3
+    split.target.time[split.part("test")] = -1
+    after, _ = train(split, tmp_path, name="2.pt", select="validation")
+    assert same(before, after)
+
+
+def test_selection_keeps_the_first_best_epoch(split, tmp_path):
+    """The criterion here prefers small outputs, so the chosen weights are those of the epoch with the best value."""
+    model, history = train(split, tmp_path, select="validation", lr=0.05)
+    best = history["val_metric"].max()
+    val = split.part("val")
+    outputs = loop.predict(model, loop.Batches(split, torch.device("cpu")), val)
+    assert -np.abs(outputs).sum() == pytest.approx(best)
+
+
+def test_selection_needs_a_validation_part(split, tmp_path):
+    split.rows["part"] = split.rows["part"].replace("val", "test")
+    with pytest.raises(InputError, match="the protocol has no validation part; choose last"):
+        train(split, tmp_path, select="validation")
+
+
+def test_a_diverging_run_says_so(split, tmp_path):
+    split.blocks["genes"][0, 0] = np.nan
+    with pytest.raises(InputError, match="epoch 0: the loss is nan; lower training: lr"):
+        train(split, tmp_path)
+
+
+def test_l1_and_clipping_change_the_steps(split, tmp_path):
+    plain, _ = train(split, tmp_path, name="1.pt")
+    sparse, _ = train(split, tmp_path, name="2.pt", l1=0.1)
+    clipped, _ = train(split, tmp_path, name="3.pt", optimiser="sgd", clip_norm=1e-6)
+    start, _ = train(split, tmp_path, name="4.pt", optimiser="sgd", epochs=1, lr=1e-12)
+    size = lambda model: sum(p.abs().sum().item() for p in model.parameters())  # noqa: E731
+    assert size(sparse) < size(plain)
+    for a, b in zip(clipped.parameters(), start.parameters()):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)

@@ -1,0 +1,117 @@
+"""One run: predictions that keep their contract, averaged per case, from every kind of head."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histofuse.evaluation.predictions import check_predictions
+from histofuse.evaluation.survival import harrell_c
+from histofuse.io import InputError
+from histofuse.models.attmil import AttMIL
+from histofuse.models.linear import LinearModel
+from histofuse.models.snn import SNN
+from histofuse.training.dataset import Split, Target
+from histofuse.training.run import Job, run, run_digest
+
+SURVIVAL = {"kind": "survival"}
+GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3], "4": [4]}}
+TRAINING = {"epochs": 3, "lr": 0.01, "batch_size": 16}
+
+
+def make_split(kind, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, 5)).astype(np.float32)
+    time, event = rng.exponential(np.exp(-2 * x[:, 0])) * 100, (rng.random(60) < 0.8).astype(np.int64)
+    label = np.digitize(x[:, 0], [-0.5, 0.5])
+    rows = pd.DataFrame({"case_id": [f"C{k:02}" for k in range(60)], "part": ["train"] * 45 + ["test"] * 15})
+    classification = kind == "classification"
+    target = Target(kind, time, event, label if classification else np.zeros(0, int), 3 if classification else 0)
+    return Split(rows, target, {"genes": x})
+
+
+def job(folder, digest="d"):
+    return Job(number=2, seed=1, threads=1, checkpoint=folder / "c.pt", digest=digest)
+
+
+@pytest.mark.parametrize(
+    ("model", "entry"),
+    [
+        (LinearModel, {}),
+        (SNN, {"training": TRAINING}),
+        (SNN, {"training": TRAINING, "loss": {"name": "cox", "ties": "efron", "normaliser": "events"}}),
+        (SNN, {"training": TRAINING, "loss": {"name": "discrete", "intervals": 4}}),
+    ],
+)
+def test_survival_predictions_keep_the_contract(tmp_path, model, entry):
+    result = run(model, entry, SURVIVAL, make_split("survival"), job(tmp_path))
+    frame = result.predictions
+    check_predictions(frame, "survival")
+    assert len(frame) == 60
+    assert frame[["split", "seed"]].drop_duplicates().to_numpy().tolist() == [[2, 1]]
+    curves = np.stack(frame["survival"])
+    assert (np.diff(curves, axis=1) <= 0).all()
+    assert 0 <= curves.min() <= curves.max() <= 1
+    order = np.argsort(frame["risk"].to_numpy())
+    assert curves[order[0], -1] > curves[order[-1], -1]  # the higher the risk, the lower the curve
+
+
+@pytest.mark.parametrize(("model", "entry"), [(LinearModel, {}), (SNN, {"training": TRAINING})])
+def test_class_probabilities_keep_the_contract(tmp_path, model, entry):
+    result = run(model, entry, GRADE, make_split("classification"), job(tmp_path))
+    check_predictions(result.predictions, "classification")
+    assert np.stack(result.predictions["probabilities"]).shape == (60, 3)
+
+
+def test_a_linear_model_finds_the_planted_signal(tmp_path):
+    test = run(LinearModel, {}, SURVIVAL, make_split("survival"), job(tmp_path)).predictions.query("part == 'test'")
+    c = harrell_c(test["risk"].to_numpy(), test["time_days"].to_numpy(), test["event"].to_numpy(np.int64))
+    assert c > 0.75
+
+
+class FakeTiles:
+    """Two slides of each case with one tile; the tile's value is the case's first gene, plus and minus one."""
+
+    width = 2
+
+    def __init__(self, values):
+        self.values = values
+        self.index = pd.DataFrame({"n_tiles": 1}, index=list(values))
+
+    def features(self, slide):
+        return np.full((1, 2), self.values[slide], dtype=np.float16)
+
+    def count(self, slide):
+        return np.ones(1, dtype=np.float32)
+
+
+def test_a_case_gets_the_mean_of_its_slides(tmp_path):
+    single = make_split("survival")
+    cases = single.rows["case_id"].repeat(2).reset_index(drop=True)
+    parts = single.rows["part"].repeat(2).reset_index(drop=True)
+    rows = pd.DataFrame({"case_id": cases, "part": parts, "slide_id": [f"S{k}" for k in range(120)]})
+    twice = np.repeat(np.arange(60), 2)
+    shift = np.tile([-1.0, 1.0], 60)
+    values = dict(zip(rows["slide_id"], single.blocks["genes"][twice, 0] + shift))
+    split = Split(rows, single.target.take(twice), {}, tiles=FakeTiles(values))
+    result = run(AttMIL, {"training": TRAINING}, SURVIVAL, split, job(tmp_path))
+    check_predictions(result.predictions, "survival")
+    assert len(result.predictions) == 60
+    w, b = result.weights["head.weight"], result.weights["head.bias"]
+    expected = [float(np.float16(values[f"S{2 * k}"])) + float(np.float16(values[f"S{2 * k + 1}"])) for k in range(60)]
+    np.testing.assert_allclose(result.predictions["risk"], np.array(expected) / 2 * w.sum() + b[0], atol=1e-4)
+
+
+def test_a_loss_that_does_not_fit_the_task_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'cross_entropy' does not fit a survival task; choose cox or discrete"):
+        run(SNN, {"loss": {"name": "cross_entropy"}}, SURVIVAL, make_split("survival"), job(tmp_path))
+
+
+def test_the_digest_follows_everything_a_result_depends_on():
+    entry, split = {"params": {}}, make_split("survival")
+    base = run_digest(entry, SURVIVAL, split, 0, "code")
+    assert base == run_digest(entry, SURVIVAL, make_split("survival"), 0, "code")
+    assert base != run_digest({"params": {"dropout": 0}}, SURVIVAL, split, 0, "code")
+    assert base != run_digest(entry, SURVIVAL, split, 1, "code")
+    assert base != run_digest(entry, SURVIVAL, split, 0, "other code")
+    split.blocks["genes"][3, 3] += 1
+    assert base != run_digest(entry, SURVIVAL, split, 0, "code")
