@@ -104,7 +104,7 @@ rule reachable:
     wildcard_constraints:
         cohort=cohorts_from("simulated"),
     conda:
-        "../../envs/slides.yaml"
+        "../../envs/tables.yaml"
     threads: 1
     resources:
         mem_mb=1000,
