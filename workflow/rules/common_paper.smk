@@ -1,5 +1,6 @@
 """What tables, figures and the report are made of: pure functions of the configuration and of what can be had."""
 
+import os
 import sys
 
 
@@ -119,5 +120,5 @@ def caption(path):
 def provenance():
     """What the report says about how it was made."""
     settings = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-    files = " and ".join(str(file) for file in workflow.configfiles) or "command line"
+    files = " and ".join(os.path.relpath(file) for file in workflow.configfiles) or "command line"
     return {"configuration": files, "configuration digest": settings[:16], "Python": sys.version.split()[0]}
