@@ -1,0 +1,107 @@
+"""Every configuration in config/ is valid, and a wrong one is refused before the first job, naming the key."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.name != "models.yaml")
+
+
+def read(name):
+    return yaml.safe_load((ROOT / "config" / name).read_text())
+
+
+def merged(base, change):
+    """`change` put over `base`, key by key."""
+    deeper = isinstance(base, dict) and isinstance(change, dict)
+    return base | {key: merged(base.get(key), value) for key, value in change.items()} if deeper else change
+
+
+def test_there_are_configurations():
+    assert {"config.yaml", "tcga_tables.yaml", "paper.yaml"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configuration_is_valid(name):
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    errors = [
+        f"{error.json_path}: {error.message}"
+        for error in validator.iter_errors(merged(read("models.yaml"), read(name)))
+    ]
+    assert errors == []
+
+
+def dry_run(config, folder):
+    """What Snakemake says to a configuration."""
+    (folder / "wrong.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--quiet",
+        "--cores",
+        "1",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+    ]
+    return subprocess.run(
+        [*command, "--directory", str(folder), "--configfile", "wrong.yaml"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("colour",), "red", ["'colour' was unexpected"]),
+        (
+            ("protocols", "mccv5", "n_splitz"),
+            5,
+            ["protocols: mccv5", "'n_splitz' was unexpected", "known keys", "n_splits"],
+        ),
+        (
+            ("cohorts", "simulated_glioma", "simulated", "cases"),
+            "many",
+            ["cohorts: simulated_glioma: simulated: cases", "'many' is not of type 'integer'"],
+        ),
+        (("models", "snn_genomic", "training", "lr"), "fast", ["models: snn_genomic: training: lr", "'number'"]),
+        (
+            ("cohorts", "simulated_glioma", "source"),
+            "imaginary",
+            ["simulated_glioma: source", "'imaginary'", "simulated"],
+        ),
+        (
+            ("tables", "simulated_survival", "rows", 1, "model"),
+            "snn_genomik",
+            ["simulated_survival", "model", "'snn_genomik'"],
+        ),
+        (("models", "attmil", "extends"), "attmil", ["models: attmil extends attmil"]),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_mistake_is_refused_by_name(tmp_path, path, value, says):
+    config = copy.deepcopy(read("config.yaml"))
+    place = config
+    for key in path[:-1]:
+        place = place[key] if isinstance(place, list) else place.setdefault(key, {})
+    place[path[-1]] = value
+    done = dry_run(config, tmp_path)
+    message = done.stdout + done.stderr
+    assert done.returncode != 0
+    for text in says:
+        assert text in message
+    assert "Traceback" not in message
