@@ -1,0 +1,126 @@
+"""The whole workflow on a tiny simulated cohort: from raw files to the report, and what reruns after a change."""
+
+import re
+
+import pandas as pd
+import pytest
+from workflow_examples import tiny_config
+
+from histofuse.evaluation.predictions import check_predictions
+
+SHAPE = [
+    "table",
+    "row",
+    "cohort",
+    "task",
+    "metric",
+    "estimate",
+    "ci_low",
+    "ci_high",
+    "n_splits",
+    "n_seeds",
+    "published",
+    "published_ci",
+    "p_value",
+    "p_adjusted",
+    "reference_row",
+]
+TABLES_AND_REPORT = {"table", "figure_intervals", "report"}
+
+
+@pytest.fixture(scope="module")
+def report_page(tiny_grid):
+    """The report without its embedded images."""
+    return re.sub(r"data:[^\"]+", "", (tiny_grid / "results/report/index.html").read_text())
+
+
+@pytest.mark.parametrize(("table", "rows", "metrics"), [("tiny_survival", 4, 2), ("tiny_grading", 2, 2)])
+def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
+    frame = pd.read_csv(tiny_grid / f"results/tables/{table}.csv")
+
+    assert list(frame.columns[: len(SHAPE)]) == SHAPE
+    assert len(frame) == rows * metrics
+    assert frame["estimate"].between(0, 1).all()
+    assert (frame["n_splits"] == 2).all()
+    assert (frame["status"] == "run").all()
+    others = frame["row"] != frame["reference_row"]
+    assert frame.loc[others, "p_adjusted"].notna().all()
+    for suffix in ("md", "tex"):
+        text = (tiny_grid / f"results/tables/{table}.{suffix}").read_text()
+        assert all(row in text for row in frame["row"])
+        assert "Simulated cohort" in text
+
+
+@pytest.mark.parametrize("figure", ["tiny_survival/intervals", "tiny_survival/kaplan_meier_concat_short"])
+def test_figure_is_drawn_as_svg_and_png(tiny_grid, figure):
+    assert (tiny_grid / f"results/figures/{figure}.svg").read_text().rstrip().endswith("</svg>")
+    assert (tiny_grid / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "model"),
+    [("survival", "survival", model) for model in ("clinical", "snn_genomic", "attmil", "concat_short")]
+    + [("grading", "classification", "concat_short")],
+)
+def test_predictions_hold_their_contract(tiny_grid, task, kind, model):
+    population = pd.read_parquet(tiny_grid / f"results/tiny/populations/{task}.parquet")
+    for split in range(2):
+        run = f"results/tiny/runs/{task}/mccv2/{model}/split{split}/seed0"
+        predictions = pd.read_parquet(tiny_grid / run / "predictions.parquet")
+
+        check_predictions(predictions, kind)
+        assert set(predictions["case_id"]) == set(population["case_id"])
+        assert set(predictions["part"]) == {"train", "test"}
+        assert (tiny_grid / run / "weights.safetensors").stat().st_size > 0
+    assert not list((tiny_grid / "resources").glob("checkpoints/**/*.pt")), "a finished run needs no checkpoint"
+
+
+def test_broken_slides_are_named_with_their_reasons(tiny_grid, report_page):
+    slides = pd.read_parquet(tiny_grid / "results/tiny/slides/resnet50_20x/slides.parquet")
+    aside = slides[slides["status"] == "excluded"].set_index("slide_id")["reason"]
+
+    assert len(aside) == 3
+    for slide in aside.index:
+        assert slide in report_page
+    for reason in ("cannot be opened", "no magnification", "no tissue found"):
+        assert aside.str.contains(reason).sum() == 1
+        assert reason in report_page
+
+
+def test_report_says_that_the_cohort_is_simulated(report_page):
+    assert "Simulated cohort: these figures show that the workflow runs" in report_page
+    assert "Tiny glioma: Harrell C of the risks behind the simulation" in report_page
+
+
+def test_second_run_has_nothing_to_do(tiny_grid):
+    assert "Nothing to be done" in tiny_grid.snakemake("--configfile", "tiny.yaml")
+
+
+def test_changed_model_entry_repeats_only_its_runs_and_what_depends_on_them(tiny_grid):
+    config = tiny_config()
+    config["models"]["snn_genomic"]["training"]["lr"] = 0.004
+
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_lr.yaml"))
+
+    assert plan.trained == {"snn_genomic"}
+    # the grading table has no SNN
+    assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "report": 1}
+
+
+@pytest.mark.parametrize("file", ["paper/report.py", "training/loop.py"])
+def test_comment_in_the_code_repeats_nothing(tiny_grid, file):
+    with tiny_grid.edited(f"workflow/scripts/histofuse/{file}", "\nimport ", "\n# why this is so\nimport "):
+        assert tiny_grid.plan("--configfile", "tiny.yaml").jobs == {}
+
+
+def test_changed_report_code_repeats_only_the_report(tiny_grid):
+    with tiny_grid.edited("workflow/scripts/histofuse/paper/report.py", "Tumour factor alone", "Tumour alone"):
+        assert tiny_grid.plan("--configfile", "tiny.yaml").jobs == {"report": 1}
+
+
+def test_changed_model_code_repeats_only_the_models_that_use_it(tiny_grid):
+    with tiny_grid.edited("workflow/scripts/histofuse/models/attmil.py", "hidden: int = 128", "hidden: int = 64"):
+        plan = tiny_grid.plan("--configfile", "tiny.yaml")
+
+    assert plan.trained == {"attmil"}
+    assert set(plan.jobs) == {"train", "score"} | TABLES_AND_REPORT
