@@ -60,9 +60,7 @@ def run(
         model = model_class(**parameters).fit(_rows(split.blocks, train), target)
         outputs, weights, history = model.predict(split.blocks), model.weights(), pd.DataFrame()
     else:
-        outputs, weights, history = _fit_network(
-            model_class, parameters, entry["training"], split, head, job
-        )
+        outputs, weights, history = _fit_network(model_class, parameters, entry["training"], split, head, job)
     history = history if len(history) else pd.DataFrame({"epoch": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})
     return Result(head.predictions(outputs, split, job.number, job.seed), history, weights | _scaling(split))
 
