@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+from safetensors.numpy import save_file
+
 from histofuse.io import atomic, read_table, start_log, write_table
 from histofuse.models.registry import load_class
 from histofuse.training.dataset import TileStore, load_split
 from histofuse.training.run import Job, run, run_digest
-from safetensors.numpy import save_file
 
 start_log(snakemake.log[0])
 entry, task = snakemake.params.model, snakemake.params.task
