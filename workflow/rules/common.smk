@@ -80,31 +80,53 @@ def rows_of(table):
     ]
 
 
-def checked_references():
-    """Refuse, before the first job, a table that names something the configuration does not define."""
-    for table in config["tables"]:
-        for row in rows_of(table):
-            for key, section in (
-                ("cohort", "cohorts"),
-                ("task", "tasks"),
-                ("protocol", "protocols"),
-                ("model", "models"),
-            ):
-                if key not in row or (
-                    row[key] not in config[section] and not (key == "model" and imported(row["cohort"]))
-                ):
-                    raise WorkflowError(
-                        f"tables: {table}: row {row['label']!r}: {key}: {row.get(key)!r} is not an entry of `{section}`"
-                    )
-        for model in config["tables"][table].get("kaplan_meier", []):
-            if model not in {row["model"] for row in rows_of(table)}:
-                raise WorkflowError(f"tables: {table}: kaplan_meier: {model!r} is not the model of a row")
-        labels = [row["label"] for row in config["tables"][table]["rows"]]
+def refuse_unknown_references():
+    """Refuse, before the first job, an entry that names something the configuration does not define."""
+    features = config.get("slide_features", {})
+    for name, entry in config["tasks"].items():
+        for modality in entry.get("modalities", []):
+            if modality not in {"expression", "alterations", *features}:
+                raise WorkflowError(
+                    f"tasks: {name}: modalities: {modality!r} is neither expression nor alterations, nor an entry of `slide_features`"
+                )
+    for table, entry in config["tables"].items():
+        rows = rows_of(table)
+        for row in rows:
+            refuse_unknown_row(table, row)
+        labels = [row["label"] for row in rows]
         if len(set(labels)) < len(labels):
             raise WorkflowError(f"tables: {table}: two rows have the same label")
-        reference = config["tables"][table].get("reference_row")
-        if reference is not None and reference not in labels:
-            raise WorkflowError(f"tables: {table}: reference_row: {reference!r} is not the label of a row")
+        if entry.get("reference_row", labels[0]) not in labels:
+            raise WorkflowError(f"tables: {table}: reference_row: {entry['reference_row']!r} is not the label of a row")
+        for model in entry.get("kaplan_meier", []):
+            if model not in {row["model"] for row in rows}:
+                raise WorkflowError(f"tables: {table}: kaplan_meier: {model!r} is not the model of a row")
+
+
+def refuse_unknown_row(table, row):
+    """Refuse a row whose cohort, task, protocol or model is not defined, or whose model cannot be built."""
+    for key in ("cohort", "task", "protocol", "model"):
+        known = (
+            config["cohorts"][row["cohort"]]["models"]
+            if key == "model" and imported(row["cohort"])
+            else config[f"{key}s"]
+        )
+        if row.get(key) not in known:
+            raise WorkflowError(
+                f"tables: {table}: row {row['label']!r}: {key}: {row.get(key)!r} is not an entry of `{key}s`"
+            )
+    if imported(row["cohort"]):
+        return
+    entry = MODELS[row["model"]]
+    for key in ("class", "inputs"):
+        if not entry.get(key):
+            raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
+    class_file(row["model"])
+    tiles = entry["inputs"].get("tiles", {}).get("features")
+    if tiles is not None and tiles not in config.get("slide_features", {}):
+        raise WorkflowError(
+            f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"
+        )
 
 
 def imported(cohort):
@@ -207,7 +229,7 @@ def seeds_of(wildcards):
 
 def predictions_to_score(wildcards):
     """Predictions of every split and seed of a model, or the released ones."""
-    folder = "/".join(wildcards[key] for key in ("task", "protocol", "model"))
+    folder = f"{wildcards.task}/{wildcards.protocol}/{wildcards.model}"
     if imported(wildcards.cohort):
         return [f"results/{wildcards.cohort}/released/{folder}.parquet"]
     splits = range(config["protocols"][wildcards.protocol]["n_splits"])
@@ -218,7 +240,7 @@ def predictions_to_score(wildcards):
 
 
 MODELS = {name: resolved(name) for name in config["models"]}
-checked_references()
+refuse_unknown_references()
 
 
 wildcard_constraints:
