@@ -1,0 +1,107 @@
+"""Every configuration that is shipped can be planned; a wrong one is refused before the first job, naming the key."""
+
+import subprocess
+import sys
+
+import pytest
+from workflow_examples import NO_SHARED, ROOT, SHARED, Checkout, tiny_config
+
+
+def put(*path_and_value):
+    """A change to a configuration: set the key at this path to the last argument."""
+    *path, last, value = path_and_value
+
+    def change(config):
+        for key in path:
+            config = config[key]
+        config[last] = value
+
+    return change
+
+
+REFUSED = {
+    "unknown key at the top": (
+        put("tabels", {}),
+        "top level: Additional properties are not allowed ('tabels' was unexpected); known keys: cohorts, ",
+    ),
+    "unknown key of a simulation": (
+        put("cohorts", "tiny", "simulated", "case", 5),
+        "cohorts: tiny: simulated: Additional properties are not allowed ('case' was unexpected)",
+    ),
+    "unknown key of a training": (
+        put("models", "snn_genomic", "training", "learning_rate", 0.1),
+        "models: snn_genomic: training: Additional properties are not allowed ('learning_rate' was unexpected)",
+    ),
+    "unknown key of a row": (
+        put("tables", "tiny_survival", "rows", 0, "modle", "clinical"),
+        "tables: tiny_survival: rows: 0: Additional properties are not allowed ('modle' was unexpected)",
+    ),
+    "text for a number": (
+        put("models", "snn_genomic", "training", "epochs", "three"),
+        "models: snn_genomic: training: epochs: 'three' is not of type 'integer'",
+    ),
+    "unknown source": (
+        put("cohorts", "tiny", "source", "tcga"),
+        "cohorts: tiny: source: 'tcga' is not one of simulated, published_tables, gdc, published_predictions",
+    ),
+    "row with a model that does not exist": (
+        put("tables", "tiny_survival", "rows", 1, "model", "snn_genomics"),
+        "tables: tiny_survival: row 'SNN': model: 'snn_genomics' is not an entry of `models`",
+    ),
+    "reference that is no row": (
+        put("tables", "tiny_survival", "reference_row", "Concatt"),
+        "tables: tiny_survival: reference_row: 'Concatt' is not the label of a row",
+    ),
+    "entries that extend each other": (
+        put("models", {"first": {"extends": "second"}, "second": {"extends": "first"}}),
+        "models: first extends second extends first: first is its own ancestor",
+    ),
+    "entry that extends nothing": (
+        put("models", "third", {"extends": "nothing"}),
+        "models: third extends nothing: nothing is not an entry of `models`",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_wrong_configuration_is_refused_before_the_first_job(untouched, mistake):
+    change, message = REFUSED[mistake]
+    config = tiny_config()
+    change(config)
+
+    output = untouched.refused("--configfile", untouched.write_config(config, "wrong.yaml"))
+
+    assert message in output
+    assert "Traceback" not in output
+    assert not (untouched / "resources").exists(), "a job ran"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.stem != "models")
+)
+def test_shipped_configuration_can_be_planned(tmp_path, name):
+    # Released predictions are read from beside the repository, and a file must be there to be planned with.
+    if name == "published_predictions.yaml":
+        if not SHARED.exists():
+            pytest.skip(NO_SHARED)
+        (tmp_path / "shared").symlink_to(SHARED)
+    checkout = Checkout(tmp_path / "repository")
+
+    plan = checkout.plan("--configfile", f"config/{name}")
+
+    assert {"table", "report"} <= set(plan.jobs)
+
+
+def test_demo_is_the_configuration_by_default(untouched):
+    assert untouched.plan().messages == untouched.plan("--configfile", "config/config.yaml").messages
+
+
+def test_snakemake_lint_is_clean(untouched):
+    assert "Congratulations, your workflow is in a good condition!" in untouched.snakemake("--lint")
+
+
+def test_rules_are_formatted():
+    command = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow/rules"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stderr
