@@ -16,12 +16,19 @@ def row_of(table, model):
 
 def title_of_row(table, model):
     """Heading of a figure about one row of a table."""
-    return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}"
+    note = " (simulated)" if simulated_table(table) else ""
+    return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}{note}"
 
 
 def per_row(pattern, table):
     """A file for every row of a table whose cohort can be had."""
     return sorted({pattern.format(**row) for row in rows_of(table) if available(row["cohort"])})
+
+
+def metrics_shown():
+    """The tidy metrics of every cohort that can be had."""
+    cohorts = {row["cohort"] for table in config["tables"] for row in rows_of(table)}
+    return [f"results/{cohort}/metrics.parquet" for cohort in sorted(cohorts) if available(cohort)]
 
 
 def availability_of(table):

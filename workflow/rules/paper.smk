@@ -33,6 +33,7 @@ rule table:
 
 rule tables:
     input:
+        lambda wildcards: metrics_shown(),
         expand("results/tables/{table}.csv", table=config["tables"]),
 
 

@@ -116,3 +116,13 @@ def test_a_map_that_does_not_fit_its_index_is_refused(tmp_path):
 def test_target_take():
     target = Target("classification", np.arange(3.0), np.zeros(3, int), np.array([2, 0, 1]), 3)
     assert target.take(np.array([2, 0])).label.tolist() == [1, 2]
+
+
+def test_the_outcome_never_reaches_a_model(cohort):
+    """The case table holds times and events: a clinical block takes nothing but what may be known of a case."""
+    population, splits, _ = cohort
+    cases = population[["case_id", "time_days", "event"]].assign(age=np.arange(8.0), slides=[["a"]] * 8)
+    split = load_split(population, splits, 0, SURVIVAL, {"clinical": {}}, {"clinical": cases})
+    assert split.scalers["clinical"].names == ["age"]
+    with pytest.raises(InputError, match="no column event; there are age"):
+        load_split(population, splits, 0, SURVIVAL, {"clinical": {"columns": ["event"]}}, {"clinical": cases})

@@ -107,8 +107,11 @@ def start_log(path: str | Path) -> None:
 
 
 def progress(items: Iterable, label: str, total: int | None = None) -> Iterable:
-    """A progress bar on a terminal; in a log file, a line at most every 30 seconds."""
-    from tqdm import tqdm
+    """A progress bar on a terminal; in a log file, a line at most every 30 seconds; nothing where tqdm is absent."""
+    try:
+        from tqdm import tqdm
+    except ImportError:  # a bare GPU image
+        return items
 
     interactive = sys.stderr.isatty()
     return tqdm(

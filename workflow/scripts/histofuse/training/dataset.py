@@ -14,6 +14,9 @@ import pandas as pd
 from histofuse.io import InputError, read_table
 from histofuse.training.scaling import BlockScaler
 
+# What of the case table a model may read: everything else there is outcome, origin or bookkeeping.
+CLINICAL = ("age", "sex", "diagnosis", "grade", "idh", "codel_1p19q")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -151,6 +154,8 @@ def load_split(
         if name == "tiles":
             continue
         table = tables[name].set_index("case_id")
+        if name == "clinical":
+            table = table[[column for column in CLINICAL if column in table]]
         _check_present(cases, table.index, name)
         scalers[name] = BlockScaler(**options).fit(table.loc[train_cases])
         blocks[name] = scalers[name].apply(table.loc[rows["case_id"]])
