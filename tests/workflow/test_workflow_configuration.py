@@ -60,6 +60,18 @@ REFUSED = {
         put("models", "third", {"extends": "nothing"}),
         "models: third extends nothing: nothing is not an entry of `models`",
     ),
+    "class whose file is missing": (
+        put("models", "attmil", "class", "my_model:Mine"),
+        "models: attmil: class: no file my_model.py beside the configuration",
+    ),
+    "tile features that are not defined": (
+        put("models", "attmil", "inputs", "tiles", "features", "uni_20x"),
+        "models: attmil: inputs: tiles: features: 'uni_20x' is not an entry of `slide_features`",
+    ),
+    "modality that is not defined": (
+        put("tasks", "survival", "modalities", ["expression", "uni_20x"]),
+        "tasks: survival: modalities: 'uni_20x' is neither expression nor alterations, nor an entry of ",
+    ),
 }
 
 

@@ -25,7 +25,7 @@ SHAPE = [
     "p_adjusted",
     "reference_row",
 ]
-TABLES_AND_REPORT = {"table", "figure_intervals", "report"}
+TABLES_AND_REPORT = {"metrics", "table", "figure_intervals", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_changed_model_entry_repeats_only_its_runs_and_what_depends_on_them(tiny
 
     assert plan.trained == {"snn_genomic"}
     # the grading table has no SNN
-    assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "report": 1}
+    assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}
 
 
 @pytest.mark.parametrize("file", ["paper/report.py", "training/loop.py"])
