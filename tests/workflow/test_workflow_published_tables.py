@@ -67,7 +67,11 @@ def test_rows_wait_for_the_files_and_run_once_they_are_there(checkout, published
     assert len(waiting) == 2
     assert waiting["estimate"].isna().all()
     assert waiting["status"].str.startswith("not run: ").all()
-    assert waiting["status"].str.contains("tcga_tiny_all_clean.csv.zip", regex=False).all()
+    assert (
+        waiting["status"]
+        .str.contains("https://files.example.org/tables/tcga_tiny_all_clean.csv.zip", regex=False)
+        .all()
+    )
     assert "tcga_tiny_all_clean.csv.zip" in table.with_suffix(".md").read_text()
 
     drop_in(published, checkout)
