@@ -14,6 +14,7 @@ if "tables" not in config:
     configfile: f"{workflow.basedir}/config/config.yaml"
 
 
+include: "workflow/rules/locks.smk"
 include: "workflow/rules/validation.smk"
 
 

@@ -14,16 +14,17 @@ from workflow_examples import tiny_config
 def long_training(tiny_grid):
     """The tiny grid with models that train for seconds, so that they can be caught in the middle."""
     config = tiny_config()
-    config["models"]["snn_long"] = {"extends": "snn_genomic", "training": {"epochs": 500}}
+    config["models"]["snn_long"] = {"extends": "snn_genomic", "training": {"epochs": 1000}}
     config["models"]["concat_long"] = {"extends": "concat_short", "training": {"epochs": 200}}
     tiny_grid.write_config(config, "long.yaml")
     return tiny_grid
 
 
-def kill_in_the_middle_of_training(checkout, target, checkpoint, states=5):
+def kill_in_the_middle_of_training(checkout, target, checkpoint, meanwhile=lambda: None, states=5):
     """Start snakemake in a process group of its own and SIGKILL all of it once the checkpoint has changed a few times.
 
-    The group holds the script's process as well, as a machine that loses power does.
+    The group holds the script's process as well, as a machine that loses power does. `meanwhile` is called before the
+    kill, with the run alive.
     """
     seen = set()
     with (checkout / "killed.log").open("w") as log:
@@ -42,6 +43,7 @@ def kill_in_the_middle_of_training(checkout, target, checkpoint, states=5):
                 time.sleep(0.01)
                 if checkpoint.exists():
                     seen.add(checkpoint.stat().st_mtime_ns)
+            meanwhile()
         finally:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
@@ -62,14 +64,16 @@ def test_killed_training_goes_on_to_the_same_bytes(long_training, model):
     checkpoint = long_training / f"resources/checkpoints/{folder.format('')}.pt"
     log = long_training / f"logs/{folder.format('runs/')}.log"
     run = (target, "--configfile", "long.yaml")
+    refusals = []
 
-    kill_in_the_middle_of_training(long_training, target, checkpoint)
+    # While the first run lives its lock holds; what it left when it was killed does not stop the next start.
+    kill_in_the_middle_of_training(
+        long_training, target, checkpoint, lambda: refusals.append(long_training.refused(*run))
+    )
+    assert "--unlock" in refusals[0]
     assert checkpoint.exists()
     assert not predictions.exists()
 
-    # Snakemake cannot tell its own stale lock from that of a running one; it says how to remove it.
-    assert "--unlock" in long_training.refused(*run)
-    long_training.snakemake("--unlock", "--configfile", "long.yaml")
     long_training.snakemake(*run)
     went_on = re.search(r"going on after epoch (\d+)", log.read_text())
     assert went_on

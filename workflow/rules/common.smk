@@ -10,6 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
+SURVIVAL_METRICS = {"harrell_c", "uno_c", "time_auc", "integrated_brier"}
 CONFIG_FOLDERS = [Path(file).parent for file in workflow.configfiles]
 
 
@@ -98,6 +99,9 @@ def refuse_unknown_references():
             raise WorkflowError(f"tables: {table}: two rows have the same label")
         if entry.get("reference_row", labels[0]) not in labels:
             raise WorkflowError(f"tables: {table}: reference_row: {entry['reference_row']!r} is not the label of a row")
+        published = published_figures(table)
+        if published and not Path(published).is_file():
+            raise WorkflowError(f"tables: {table}: published: there is no {published}")
         for model in entry.get("kaplan_meier", []):
             if model not in {row["model"] for row in rows}:
                 raise WorkflowError(f"tables: {table}: kaplan_meier: {model!r} is not the model of a row")
@@ -115,15 +119,23 @@ def refuse_unknown_row(table, row):
             raise WorkflowError(
                 f"tables: {table}: row {row['label']!r}: {key}: {row.get(key)!r} is not an entry of `{key}s`"
             )
+    task, protocol = config["tasks"][row["task"]], config["protocols"][row["protocol"]]
+    entry = config["tables"][table]
+    wrong = [metric for metric in entry["metrics"] if (metric in SURVIVAL_METRICS) != (task["kind"] == "survival")]
+    if wrong or ("kaplan_meier" in entry and task["kind"] != "survival"):
+        what = f"metrics: {', '.join(wrong)}" if wrong else "kaplan_meier"
+        raise WorkflowError(f"tables: {table}: {what}: not for {row['task']}, which is a {task['kind']} task")
     if imported(row["cohort"]):
         return
+    if protocol["kind"] == "given" and row["protocol"] not in config["cohorts"][row["cohort"]].get("splits", {}):
+        raise WorkflowError(f"cohorts: {row['cohort']}: splits: {row['protocol']} is missing, which {table} asks for")
     entry = MODELS[row["model"]]
     for key in ("class", "inputs"):
         if not entry.get(key):
             raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
     class_file(row["model"])
     tiles = entry["inputs"].get("tiles", {}).get("features")
-    if tiles is not None and tiles not in config.get("slide_features", {}):
+    if "tiles" in entry["inputs"] and tiles not in config.get("slide_features", {}):
         raise WorkflowError(
             f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"
         )
@@ -240,7 +252,6 @@ def predictions_to_score(wildcards):
 
 
 MODELS = {name: resolved(name) for name in config["models"]}
-refuse_unknown_references()
 
 
 wildcard_constraints:

@@ -129,3 +129,6 @@ def provenance():
     settings = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
     files = " and ".join(os.path.relpath(file) for file in workflow.configfiles) or "command line"
     return {"configuration": files, "configuration digest": settings[:16], "Python": sys.version.split()[0]}
+
+
+refuse_unknown_references()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from histofuse.io import InputError
 from histofuse.models.registry import Estimator
 from histofuse.training.dataset import Split
 from histofuse.training.heads import Head
@@ -56,6 +57,10 @@ def run(
     target = split.target.take(train)
     head = Head(target, entry.get("loss") or task.get("loss") or DEFAULT_LOSS[task["kind"]])
     parameters = entry.get("params", {})
+    if not issubclass(model_class, Estimator) and "training" not in entry:
+        raise InputError(
+            f"{model_class.__name__} is trained by gradient steps: its entry needs `training` (epochs, lr)"
+        )
     if issubclass(model_class, Estimator):
         model = model_class(**parameters).fit(_rows(split.blocks, train), target)
         outputs, weights, history = model.predict(split.blocks), model.weights(), pd.DataFrame()

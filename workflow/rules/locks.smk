@@ -1,0 +1,50 @@
+"""Frees the working folder from the lock of a run that was killed on this machine.
+
+After `kill -9` or a power cut Snakemake's lock stays, and Snakemake cannot tell whether its owner still lives. Every
+run therefore leaves its process here while it lives; a lock whose every owner was of this machine and is gone is
+stale. With an owner on another machine, or none on record, the lock is left alone (`snakemake --unlock` removes it).
+"""
+
+import atexit
+import os
+import platform
+import sys
+from pathlib import Path
+
+import psutil
+
+RUNNING = Path(".snakemake", "running")
+LOCKS = Path(".snakemake", "locks")
+
+
+def started(pid):
+    """When a process began, as text; none for one that is not there."""
+    try:
+        return repr(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def gone(record):
+    """Whether the process on record was of this machine and lives no more (its number may have been given anew)."""
+    host, _, pid = record.name.rpartition("-")
+    return host == platform.node() and started(int(pid)) != record.read_text()
+
+
+def free_stale_locks():
+    """Remove the locks, and the records, of runs that are gone; then record this one for as long as it lives."""
+    records = list(RUNNING.glob("*-*"))
+    if records and all(gone(record) for record in records):
+        for lock in LOCKS.glob("*.lock"):
+            print(f"Removing {lock}: the run that left it was killed.", file=sys.stderr)
+            lock.unlink()
+        for record in records:
+            record.unlink()
+    own = RUNNING / f"{platform.node()}-{os.getpid()}"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(started(os.getpid()))
+    atexit.register(own.unlink, missing_ok=True)
+
+
+if workflow.is_main_process:
+    free_stale_locks()
