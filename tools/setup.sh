@@ -23,7 +23,7 @@ if made_from .venv/bin/python && made_from "${PYTHON:-.venv/bin/python}"; then
     exit 0
 fi
 
-if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3.12 python3.11 python3; fi
+if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3.11 python3.12 python3; fi
 chosen=
 for candidate in "$@"; do
     if suits "$candidate"; then

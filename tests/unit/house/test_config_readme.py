@@ -9,7 +9,21 @@ import yaml
 ROOT = Path(__file__).parents[3]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 KEYWORDS = {
-    *("$schema", "$ref", "$defs", "title", "description", "default", "type", "const", "enum", "oneOf", "anyOf"),
+    *(
+        "$schema",
+        "$ref",
+        "$defs",
+        "title",
+        "description",
+        "default",
+        "type",
+        "const",
+        "enum",
+        "oneOf",
+        "anyOf",
+        "if",
+        "then",
+    ),
     *("properties", "additionalProperties", "required", "minProperties", "items", "minItems", "maxItems"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "format"),
 }

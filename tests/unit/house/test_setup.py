@@ -26,7 +26,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with what `make setup` needs, and a PATH where python3.12 fails and python3.11 works."""
+    """A folder with what `make setup` needs, and a PATH where python3.11 fails and python3.12 works."""
     for name in ("Makefile", "tools/setup.sh", "requirements.lock"):
         target = tmp_path / "checkout of histofuse" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -35,8 +35,8 @@ def checkout(tmp_path):
     binaries.mkdir()
     for name in ("make", "sh", "sed", "grep", "cat", "rm", "mkdir", "cp"):
         (binaries / name).symlink_to(shutil.which(name))
-    executable(binaries / "python3.12", "#!/bin/sh\necho 'pyenv: python3.12: command not found' >&2\nexit 127\n")
-    executable(binaries / "python3.11", FAKE)
+    executable(binaries / "python3.11", "#!/bin/sh\necho 'pyenv: python3.11: command not found' >&2\nexit 127\n")
+    executable(binaries / "python3.12", FAKE)
     return tmp_path / "checkout of histofuse"
 
 
@@ -115,11 +115,11 @@ def test_an_install_that_fails_leaves_no_stamp(checkout):
 
 
 def test_says_when_there_is_no_python(checkout):
-    (checkout.parent / "bin" / "python3.11").unlink()
+    (checkout.parent / "bin" / "python3.12").unlink()
     done, calls = setup(checkout)
     assert done.returncode != 0
     assert calls == []
-    assert "Tried: python3.12 python3.11 python3" in done.stderr
+    assert "Tried: python3.11 python3.12 python3" in done.stderr
     assert "Python 3.11 or 3.12" in done.stderr
 
 
