@@ -176,6 +176,12 @@ def receipts_of_splits(cohort, protocol):
     return receipts(cohort, "splits") if config["protocols"][protocol]["kind"] == "given" else []
 
 
+def weights_file(features):
+    """The encoder's weights where they are a file, so that other content under the same name is noticed."""
+    weights = config["slide_features"][features]["weights"]
+    return [] if weights in ("random", "hub") else weights
+
+
 def slide_folders(cohort, features):
     """Where the encoded slides of a cohort lie, one folder per batch of slide files."""
     batches = [Path(receipt).stem for receipt in receipts(cohort, "slide")]

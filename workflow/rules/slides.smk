@@ -5,6 +5,7 @@ and packed for training tiles.f16 with index.parquet; slides.parquet says which 
 rule encode_slides:
     input:
         receipt="resources/{cohort}/receipts/{batch}.tsv",
+        weights=lambda wildcards: weights_file(wildcards.features),
     output:
         directory=directory("results/{cohort}/slides/{features}/{batch}"),
     log:
