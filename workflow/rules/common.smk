@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import hashlib
 import json
 from itertools import product
@@ -43,6 +44,7 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache  # parsing takes longer than most things asked of a job, and hundreds of jobs ask for the same
 def code(script, *more):
     """Digest of what a script, the library modules it imports (and more files) and their data do.
 
