@@ -3,6 +3,7 @@
 from histofuse.io import InputError, start_log, write_json, write_table
 from histofuse.sources.fetch import availability
 from histofuse.sources.gdc import Unavailable, query_manifest
+from histofuse.sources.ivygap import manifest as ivygap_manifest
 from histofuse.sources.manifest import assign_batches, check_manifest, empty_manifest, read_manifest
 from histofuse.sources.published_tables import manifest as published_manifest
 
@@ -10,13 +11,14 @@ start_log(snakemake.log[0])
 settings = snakemake.params.settings
 mirror = snakemake.params.mirror
 release = None
+manifests = {"published_tables": published_manifest, "ivygap": ivygap_manifest}  # of a fixed list of files
 
 try:
     if settings["source"] == "simulated":
         frame = read_manifest(f"{snakemake.input.simulated}/manifest.tsv", batched=False)
         available, reason = True, ""
-    elif settings["source"] == "published_tables":
-        frame = published_manifest(settings)
+    elif settings["source"] in manifests:
+        frame = manifests[settings["source"]](settings)
         available, reason = availability(frame, mirror)
     elif "manifest" in settings:  # a pinned list of a GDC release; its first file stands for thousands
         frame = read_manifest(settings["manifest"], batched=False)

@@ -1,8 +1,12 @@
-"""Gene expression from the GDC's augmented STAR counts: read, check, one matrix in one gene order."""
+"""Gene expression: the GDC's augmented STAR counts read and checked, and matrices in one order of genes.
+
+Every matrix here has canonical gene symbols as columns, sorted, and keeps counts, FPKM and TPM in layers of their
+own. Cohorts whose files list other genes, in another order and in other units, are joined on the genes they share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.genomics.files import read_gdc_table, read_or_set_aside
+from histofuse.genomics.genes import gene_names, sum_duplicates
 from histofuse.io import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ STAR_COLUMNS = (
 )
 _NUMBERS = ("unstranded", "tpm_unstranded", "fpkm_unstranded")
 _SUMMARY_ROWS = ["N_unmapped", "N_multimapping", "N_noFeature", "N_ambiguous"]
+_LEAST_SHARED = 0.5  # of the smaller cohort's genes; with fewer, one of the two has other names than symbols
 _RELATIVE, _ABSOLUTE = 1e-3, 2e-2  # the files round TPM and FPKM to four decimals; FPKM is scaled up to TPM here
 
 
@@ -90,19 +96,17 @@ def expression_matrix(
     gene_types: Sequence[str] | None = None,
     max_excluded: float = 0.05,
 ) -> tuple[AnnData, pd.DataFrame]:
-    """All cases' expression as one AnnData (cases × gene symbols), and the cases whose file was set aside.
+    """All cases' expression as one AnnData (cases × canonical gene symbols), and the cases whose file was set aside.
 
-    Genes that share a symbol (the two copies of a pseudo-autosomal gene, families of small RNAs) are summed,
-    in counts and in TPM, both of which add; the symbol keeps the first one's id. TPM is relative to all
-    genes, so `gene_types` (for instance protein_coding) selects after it.
+    Genes are named by their Ensembl id; those that the canonical list lacks (most are not protein-coding) keep the
+    file's symbol. Genes that then share a symbol (the two copies of a pseudo-autosomal gene, families of small RNAs)
+    are summed, in counts and in TPM, both of which add; the symbol keeps the first one's id. TPM is relative to
+    all genes, so `gene_types` (for instance protein_coding) selects after it.
 
-    Layers: counts (int32), tpm and log_tpm = log2(1 + TPM) (float32); var: gene_id (without version),
-    gene_name, gene_type; obs_names: case ids, sorted. Every file must list the same genes in the same order.
-    Files that cannot be read are set aside with their reason; more than `max_excluded` of all is an
-    InputError.
+    Layers: counts (int32), tpm and log_tpm = log2(1 + TPM) (float32); var: gene_id (without version), gene_name (the
+    file's symbol), gene_type; obs_names: case ids, sorted. Every file must list the same genes in the same order.
+    Files that cannot be read are set aside with their reason; more than `max_excluded` of all is an InputError.
     """
-    from anndata import AnnData
-
     genes: pd.DataFrame | None = None
 
     def read(path: str | Path, case: str) -> pd.DataFrame:
@@ -118,28 +122,104 @@ def expression_matrix(
 
     frames, excluded = read_or_set_aside(files, read, "STAR counts", max_excluded)
     ids = sorted(frames)
-    symbols, first = np.unique(genes["gene_name"].to_numpy(str), return_index=True)
-    var = genes.iloc[first].reset_index(drop=True)
-    var["gene_id"] = var["gene_id"].str.replace(r"\.\d+", "", regex=True)
-    var.index = pd.Index(symbols, dtype=str)
-    counts = _sum_by_symbol(np.stack([frames[i]["counts"].to_numpy() for i in ids]), genes["gene_name"])
-    tpm = _sum_by_symbol(np.stack([frames[i]["tpm"].to_numpy() for i in ids]), genes["gene_name"])
-    kept = np.ones(len(var), bool) if gene_types is None else var["gene_type"].isin(gene_types).to_numpy()
+    values = {name: np.stack([frames[i][name].to_numpy() for i in ids]) for name in ("counts", "tpm")}
+    matrix = by_symbol(values, genes, genes["gene_id"])
+    matrix.obs = pd.DataFrame(index=pd.Index(ids, dtype=str))
+    matrix.var["gene_id"] = matrix.var["gene_id"].str.replace(r"\.\d+", "", regex=True)
+    return of_types(matrix, gene_types), excluded
+
+
+def of_types(matrix: AnnData, gene_types: Sequence[str] | None) -> AnnData:
+    """The columns of a matrix whose `gene_type` is one of `gene_types`; all of them for None."""
+    if gene_types is None:
+        return matrix
+    kept = matrix.var["gene_type"].isin(gene_types).to_numpy()
     if not kept.any():
-        raise InputError(f"no gene is of the type(s) {gene_types}; the files have {sorted(var['gene_type'].unique())}")
-    layers = {
-        "counts": counts[:, kept].astype(np.int32),
-        "tpm": tpm[:, kept].astype(np.float32),
-        "log_tpm": np.log2(1 + tpm[:, kept]).astype(np.float32),
-    }
-    return AnnData(obs=pd.DataFrame(index=pd.Index(ids, dtype=str)), var=var[kept], layers=layers), excluded
+        known = sorted(matrix.var["gene_type"].unique())
+        raise InputError(f"no gene is of the type(s) {gene_types}; the files have {known}")
+    return matrix[:, kept].copy()
 
 
-def _sum_by_symbol(values: np.ndarray, names: pd.Series) -> np.ndarray:
-    """Sum columns [cases, genes] of one symbol; columns come out in the sorted order of symbols."""
-    order = np.argsort(names.to_numpy(str), kind="stable")
-    starts = np.unique(names.to_numpy(str)[order], return_index=True)[1]
-    return np.add.reduceat(values[:, order], starts, axis=1)
+def by_symbol(values: Mapping[str, np.ndarray], genes: pd.DataFrame, ids: Sequence[str]) -> AnnData:
+    """Matrices [profiles, genes] as an AnnData of profiles × canonical symbols, sorted, duplicates summed.
+
+    `values`: by layer, quantities that add (counts, fpkm, tpm). `genes`: what to keep of each gene in `var`, with its
+    symbol in `gene_name`; the first gene of a symbol stands for the others. `ids`: Ensembl's or NCBI's, which say more
+    than a symbol. A layer log_tpm = log2(1 + TPM) is added; counts become int32, all else float32.
+    """
+    from anndata import AnnData
+
+    symbols, how = gene_names().canonical(genes["gene_name"].tolist(), list(ids), keep_unknown=True)
+    print(f"{len(symbols)} genes named by: {dict(how)}; the unknown keep their symbol")
+    symbols = [symbol or None for symbol in symbols]  # without any name: left out
+    first = pd.Series(range(len(symbols)), index=symbols).groupby(level=0).first()
+    var = genes.iloc[first].reset_index(drop=True)
+    var.index = pd.Index(first.index, dtype=str)
+    layers = {}
+    for layer, matrix in values.items():
+        summed, names = sum_duplicates(matrix, symbols)
+        assert names == var.index.tolist()
+        layers[layer] = summed.astype(np.int32 if layer == "counts" else np.float32)
+        if layer == "tpm":
+            layers["log_tpm"] = np.log2(1 + summed).astype(np.float32)
+    return AnnData(obs=pd.DataFrame(index=pd.RangeIndex(len(summed)).astype(str)), var=var, layers=layers)
+
+
+def join_cohorts(members: Sequence[tuple[str, AnnData]]) -> AnnData:
+    """The matrices of several cohorts as one (cases × genes that all of them have), with their names in obs `source`.
+
+    Whatever the order of a cohort's columns, the result has the shared symbols in sorted order. TPM are relative to
+    the genes that a cohort's files list (one may count thousands of non-coding genes, another a ribosomal RNA that
+    takes half of all reads), so that the same number means different things in two cohorts: each profile is scaled to
+    a million over the shared genes, and log_tpm = log2(1 + TPM) is made anew. Layers: tpm, log_tpm, and counts where
+    every cohort has them. var is the first cohort's; cases are sorted.
+
+    Raises InputError when a case is in two cohorts, a matrix has no TPM, a column twice or a value that is none, a
+    case expresses no shared gene, or fewer than half of the smaller cohort's genes are shared.
+    """
+    import anndata
+
+    shared = sorted(set.intersection(*(set(matrix.var_names) for _, matrix in members)))
+    smallest = min(members, key=lambda member: member[1].n_vars)
+    if len(shared) < _LEAST_SHARED * smallest[1].n_vars:
+        names = ", ".join(f"{name} ({', '.join(matrix.var_names[:3])}, …)" for name, matrix in members)
+        raise InputError(
+            f"only {len(shared)} of the {smallest[1].n_vars} genes of cohort {smallest[0]} are in the other cohorts; "
+            f"are the columns symbols of the same species? {names}"
+        )
+    layers = ["counts"] if all("counts" in matrix.layers for _, matrix in members) else []
+    parts = []
+    for name, matrix in members:
+        if not matrix.var_names.is_unique:
+            raise InputError(f"cohort {name}: gene {matrix.var_names[matrix.var_names.duplicated()][0]} is there twice")
+        if "tpm" not in matrix.layers:
+            raise InputError(f"cohort {name}: its matrix has no layer tpm; there are {', '.join(matrix.layers)}")
+        part = matrix[:, shared].copy()
+        tpm = part.layers["tpm"].astype(np.float64)
+        wrong = ~(np.isfinite(tpm) & (tpm >= 0))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(
+                f"cohort {name}: case {part.obs_names[row]}, gene {shared[column]}: TPM is {tpm[row, column]:g}"
+            )
+        total = tpm.sum(axis=1, keepdims=True)
+        if (total == 0).any():
+            raise InputError(f"cohort {name}: case {part.obs_names[int(total.argmin())]} expresses no shared gene")
+        tpm *= 1e6 / total
+        part.layers["tpm"], part.layers["log_tpm"] = tpm.astype(np.float32), np.log2(1 + tpm).astype(np.float32)
+        part.obs = pd.DataFrame({"source": name}, index=part.obs_names)
+        for layer in set(part.layers) - {*layers, "tpm", "log_tpm"}:
+            del part.layers[layer]
+        parts.append(part)
+    names = [name for name, matrix in members for _ in matrix.obs_names]
+    cases = pd.Series(names, np.concatenate([part.obs_names for part in parts]))
+    twice = cases[cases.index.duplicated(keep=False)]
+    if len(twice):
+        raise InputError(f"case {twice.index[0]} is in the cohorts {' and '.join(twice.loc[[twice.index[0]]])}")
+    assert all(part.var_names.tolist() == shared for part in parts)
+    joined = anndata.concat(parts)
+    joined.var = parts[0].var
+    return joined[np.argsort(joined.obs_names.to_numpy(str), kind="stable")].copy()
 
 
 def as_table(matrix: AnnData, layer: str = "log_tpm") -> pd.DataFrame:

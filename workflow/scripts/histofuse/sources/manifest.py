@@ -21,6 +21,10 @@ KINDS = (
     "slide",  # whole-slide image, SVS
     "table",  # published table, zipped CSV
     "splits",  # published split, CSV; its file_id is "<protocol>/<split>"
+    "ivygap_expression",  # the Allen Institute's FPKM of microdissected samples, zipped CSVs
+    "ivygap_tumors",  # its clinical table, CSV
+    "ivygap_samples",  # its table of RNA-seq samples, CSV
+    "ivygap_sub_blocks",  # its table of tissue sub-blocks, CSV
 )
 _DIGESTS = {"md5": 32, "sha256": 64}
 _UNSAFE = re.compile(r"[/\\\x00-\x1f:]")
