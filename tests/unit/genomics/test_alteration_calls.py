@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -106,23 +107,18 @@ def cohort(tmp_path):
 def test_frequent_and_named_alterations_make_the_matrix(tmp_path):
     mafs, copies = cohort(tmp_path)
     matrix, excluded = alteration_matrix(mafs[::-1], copies, min_frequency=0.2)
-    assert matrix.columns.tolist() == ["case_id", "IDH1_mut", "EGFR_cnv", "CDKN2A_cnv"]
+    assert matrix.columns.tolist() == ["case_id", "IDH1_mut", "RARE_mut", "EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv"]
     assert matrix["IDH1_mut"].tolist() == [1] * 5 + [0] * 5
     assert matrix["EGFR_cnv"].tolist() == [2] * 4 + [0] * 6
     assert matrix["CDKN2A_cnv"].tolist() == [0, 0, 0, -2, -2, 0, 0, 0, 0, 0]
-    assert matrix["IDH1_mut"].dtype == matrix["EGFR_cnv"].dtype == np.float32
+    assert matrix["IDH1_mut"].dtype == matrix["EGFR_cnv"].dtype == np.int8
     assert excluded.empty
-    named, _ = alteration_matrix(mafs, copies, genes=["GAIN", "RARE"], min_frequency=0.3)
-    assert named.columns.tolist() == [
-        "case_id",
-        "GAIN_mut",
-        "IDH1_mut",
-        "RARE_mut",
-        "EGFR_cnv",
-        "CDKN2A_cnv",
-        "GAIN_cnv",
-    ]
-    assert named["GAIN_cnv"].tolist() == [1] * 10
+    frequent, _ = alteration_matrix(mafs, copies, min_frequency=0.5)  # in three of ten or more
+    assert frequent.columns.tolist() == ["case_id", "IDH1_mut", "EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv"]
+    named, _ = alteration_matrix(mafs, copies, genes=["R1", "RARE"], min_frequency=0.3)
+    assert named.columns.tolist()[1:4] == ["IDH1_mut", "R1_mut", "RARE_mut"]
+    assert named.columns.tolist()[4:] == ["EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv", "R1_cnv"]
+    assert (named["R1_cnv"] == 0).all()
     with pytest.raises(InputError, match="`genes` names CDKN2C: no copy number file and no MAF knows them"):
         alteration_matrix(mafs, copies, genes=["CDKN2C"])
 
@@ -143,9 +139,32 @@ def test_bad_files_are_set_aside_up_to_a_limit(tmp_path):
     assert excluded["case_id"].tolist() == ["C-9"]
     with pytest.raises(InputError, match="1 of 10 files of copy number cannot be used"):
         alteration_matrix(mafs, copies, max_excluded=0.05)
-    copy_number(Path(copies[9][1]), ("OTHER", "chr1", 2))
-    with pytest.raises(InputError, match="case C-9: its copy number file lists other genes than case C-0's"):
-        alteration_matrix(mafs, copies)
+
+
+def test_a_file_of_other_genes_is_set_aside(tmp_path, capsys):
+    mafs, copies = cohort(tmp_path)
+    copy_number(Path(copies[0][1]), ("OTHER", "chr1", 2))  # the first case: the majority decides, not the order
+    matrix, excluded = alteration_matrix(mafs, copies, max_excluded=0.1)
+    assert matrix["case_id"].tolist() == [f"C-{n}" for n in range(1, 10)]
+    assert excluded["case_id"].tolist() == ["C-0"]
+    assert "0.tsv: lists 1 genes, not the 12 in the same order that most copy number" in excluded["reason"].iloc[0]
+    assert "set aside: C-0" in capsys.readouterr().out
+    with pytest.raises(
+        InputError, match=r"1 of 10 files of copy number cannot be used \(allowed: 5%\)\. The first: .*"
+    ):
+        alteration_matrix(mafs, copies, max_excluded=0.05)
+
+
+def test_no_column_that_a_training_part_could_choose_is_left_out(tmp_path):
+    """Any half of the cases: what is frequent there is in the matrix."""
+    mafs, copies = cohort(tmp_path)
+    everything, _ = alteration_matrix(mafs, copies, min_frequency=0.0)
+    everything = everything.set_index("case_id")
+    for frequency in (0.2, 0.4, 0.6, 1.0):
+        kept = set(alteration_matrix(mafs, copies, min_frequency=frequency)[0].columns)
+        for train in itertools.combinations(range(10), 5):
+            frequent = (everything.iloc[list(train)] != 0).mean() >= frequency
+            assert set(frequent.index[frequent]) <= kept
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real MAF is not in ../shared/data")

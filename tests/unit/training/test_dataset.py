@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from histofuse.io import InputError
-from histofuse.training.dataset import Target, TileStore, load_split
+from histofuse.training.dataset import Target, TileStore, load_split, read_columns
 
 SURVIVAL = {"kind": "survival"}
 GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3]}}
@@ -126,3 +126,121 @@ def test_the_outcome_never_reaches_a_model(cohort):
     assert split.scalers["clinical"].names == ["age"]
     with pytest.raises(InputError, match="no column event; there are age"):
         load_split(population, splits, 0, SURVIVAL, {"clinical": {"columns": ["event"]}}, {"clinical": cases})
+
+
+@pytest.fixture
+def genes(cohort):
+    """The cohort with four genes, a selection that differs between splits, and two groups."""
+    population, splits, _ = cohort
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(8, 4)), columns=list("ABCD"))
+    table.insert(0, "case_id", population["case_id"])
+    chosen = {0: "DBA", 1: "C"}
+    selection = pd.DataFrame(
+        [{"split": split, "gene": gene, "selected": gene in chosen[split]} for split in (0, 1) for gene in "ABCD"]
+    )
+    groups = pd.DataFrame({"gene": list("DACB"), "group": ["tumour", "tumour", "tumour", "immune"]})
+    splits = pd.concat([splits, splits.assign(split=1)])
+    return {
+        "population": population,
+        "splits": splits,
+        "task": SURVIVAL,
+        "selections": {"hvg": selection},
+        "groups": groups,
+        "table": table,
+    }
+
+
+def names_of(genes, split=0, **inputs):
+    tables = {name: genes["table"] for name in inputs}
+    arguments = {key: value for key, value in genes.items() if key != "table"}
+    result = load_split(**arguments, split=split, inputs=inputs, tables=tables)
+    return {name: scaler.names for name, scaler in result.scalers.items()}
+
+
+def test_a_block_takes_the_genes_of_its_selection_and_groups(genes):
+    names = names_of(
+        genes,
+        expression={"selection": "hvg"},
+        tumour={"from": "expression", "selection": "hvg", "group": ["tumour"]},
+        both={"from": "expression", "group": ["immune", "tumour"]},
+        whole={"from": "expression", "embedding": "x", "smoothing": "y"},
+    )
+    everything = list("ABCD")
+    assert names == {"expression": list("ABD"), "tumour": list("AD"), "both": everything, "whole": everything}
+    assert names_of(genes, split=1, expression={"selection": "hvg"}) == {"expression": ["C"]}
+
+
+def test_fixed_columns_are_narrowed_by_a_selection(genes):
+    assert names_of(genes, expression={"selection": "hvg", "columns": ["D", "C", "A"]}) == {"expression": ["D", "A"]}
+    with pytest.raises(InputError, match="inputs: expression: columns: no column X; there are"):
+        names_of(genes, expression={"selection": "hvg", "columns": ["D", "X"]})
+
+
+def test_groups_of_alterations_go_by_their_gene(genes):
+    genes["table"] = genes["table"].set_axis(["case_id", "A_mut", "B_mut", "A_cnv", "E_cnv"], axis=1)
+    assert names_of(genes, alterations={"group": ["tumour"]}) == {"alterations": ["A_mut", "A_cnv"]}
+
+
+def test_a_block_without_a_column_says_what_each_filter_left(genes):
+    message = (
+        "inputs: immune: no column is left in split 1: the table has 4 columns, 1 of them are of selection hvg, "
+        "0 of these are of group immune"
+    )
+    with pytest.raises(InputError, match=message):
+        names_of(genes, split=1, immune={"from": "expression", "selection": "hvg", "group": ["immune"]})
+    with pytest.raises(InputError, match="inputs: expression: group: no group brain; there are immune, tumour"):
+        names_of(genes, expression={"group": ["brain", "tumour"]})
+    genes["groups"] = None
+    with pytest.raises(InputError, match="inputs: expression: group: the gene groups of the cohort are not there"):
+        names_of(genes, expression={"group": ["tumour"]})
+
+
+def test_the_outcome_stays_out_under_any_name(cohort):
+    population, splits, _ = cohort
+    cases = population[["case_id", "time_days", "event"]].assign(age=np.arange(8.0))
+    inputs = {"who": {"from": "clinical"}}
+    split = load_split(population, splits, 0, SURVIVAL, inputs, {"who": cases})
+    assert split.scalers["who"].names == ["age"]
+
+
+def test_blocks_are_scaled_by_source(cohort):
+    ids = [f"C{k:02}" for k in range(40)]
+    population = pd.DataFrame({"case_id": ids, "time_days": 1.0, "event": 1, "label": 0})
+    splits = pd.DataFrame({"split": 0, "case_id": ids, "part": ["train"] * 30 + ["test"] * 10})
+    sources = pd.Series(["tcga", "ivygap"] * 20, index=ids)[::-1]
+    values = np.arange(40.0) + (np.arange(40) % 2) * 1000
+    table = pd.DataFrame({"case_id": ids, "A": values})
+    inputs = {"expression": {"per_source": True}}
+    split = load_split(population, splits, 0, SURVIVAL, inputs, {"expression": table}, sources=sources)
+    train = values[:30:2]
+    np.testing.assert_allclose(
+        split.blocks["expression"][::2, 0], (values[::2] - train.mean()) / train.std(), rtol=1e-5, atol=1e-6
+    )
+    with pytest.raises(InputError, match="inputs: expression: per_source: nothing says"):
+        load_split(population, splits, 0, SURVIVAL, inputs, {"expression": table})
+
+
+def test_columns_from_a_file(tmp_path):
+    path = tmp_path / "features.txt"
+    path.write_text("# the first ones\nIDH1_mut\n\n  EGFR_cnv   # amplified\nNA_mut\nNA\n", encoding="utf-8")
+    assert read_columns(path) == ["IDH1_mut", "EGFR_cnv", "NA_mut", "NA"]
+    path.write_bytes(b"\xef\xbb\xbfIDH1_mut\r\nTP53_mut\r\n")
+    assert read_columns(path) == ["IDH1_mut", "TP53_mut"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "there is no column in it; write one per line"),
+        (b"# nothing\n\n", "there is no column in it; write one per line"),
+        (b"A_mut\nB_mut\nA_mut\n", "A_mut is there twice"),
+        (b"\xff\xfe\x00A", "cannot be read as a table"),
+        (None, "cannot be read as a table"),
+    ],
+)
+def test_bad_lists_of_columns_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "features.txt").write_bytes(content)
+    with pytest.raises(InputError, match=rf"features\.txt: {message}"):
+        read_columns(tmp_path / "features.txt")

@@ -12,6 +12,7 @@ from histofuse.models.linear import LinearModel
 from histofuse.models.snn import SNN
 from histofuse.training.dataset import Split, Target
 from histofuse.training.run import Job, run, run_digest
+from histofuse.training.scaling import BlockScaler
 
 SURVIVAL = {"kind": "survival"}
 GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3], "4": [4]}}
@@ -104,6 +105,18 @@ def test_a_case_gets_the_mean_of_its_slides(tmp_path):
 def test_a_loss_that_does_not_fit_the_task_is_refused(tmp_path):
     with pytest.raises(InputError, match="'cross_entropy' does not fit a survival task; choose cox or discrete"):
         run(SNN, {"loss": {"name": "cross_entropy"}}, SURVIVAL, make_split("survival"), job(tmp_path))
+
+
+def test_the_weights_hold_what_new_cases_need(tmp_path):
+    split = make_split("survival")
+    raw = pd.DataFrame(split.blocks["genes"], columns=list("abcde"), index=split.rows["case_id"])
+    sources = pd.Series(["x", "y"] * 30, index=raw.index)
+    scaler = BlockScaler(per_source=True, components=2).fit(raw.iloc[:45], sources)
+    split.blocks["genes"], split.scalers["genes"] = scaler.apply(raw, sources), scaler
+    weights = run(LinearModel, {}, SURVIVAL, split, job(tmp_path)).weights
+    z = (raw.iloc[[0]] - weights["scaling.genes.x.mean"]) / weights["scaling.genes.x.sd"]
+    scores = (z - weights["scaling.genes.centre"]) @ weights["scaling.genes.loadings"].T
+    np.testing.assert_allclose(scores, split.blocks["genes"][[0]], atol=1e-6)
 
 
 def test_the_digest_follows_everything_a_result_depends_on():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -89,37 +90,71 @@ def alteration_matrix(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mutations and copy number of the cases that have both, and the cases whose files were set aside.
 
-    Columns, all float32: `<gene>_mut` (0/1) and `<gene>_cnv` (−2..2), each kept where at least
-    `min_frequency` of the cases are mutated, or have a homozygous deletion or an amplification (±2), and
-    always for `genes` (and CDKN2A's calls). The choice looks at no outcome. Every copy number file must list
-    the same genes. Returns `(matrix, frame case_id, reason)`.
+    Columns, all int8: `<gene>_mut` (0/1) and `<gene>_cnv` (−2..2), each kept where at least half of `min_frequency`
+    of the cases are mutated, or have any gain or loss, and always for `genes` (and CDKN2A's calls).
+
+    The frequency filter itself belongs to the models, which fit it on their training part. What is left out here can
+    not pass it: a training part of n ≥ N/2 of the N cases in which a share ≥ min_frequency is altered holds at least
+    min_frequency · n ≥ min_frequency/2 · N altered cases, and so does the cohort. This asks for models whose own
+    `min_frequency` is not lower and that train on half of these cases or more. No outcome is looked at.
+
+    A copy number file that lists other genes than most do is set aside. Returns `(matrix, frame case_id, reason)`.
     """
     mutated, no_maf = read_or_set_aside(mutations, read_maf, "mutations", max_excluded)
-    calls, no_calls = read_or_set_aside(
-        copy_number, lambda path, case: read_copy_number(path), "copy number", max_excluded
-    )
+    names, calls, no_calls = _read_calls(list(copy_number), max_excluded)
     ids = sorted(set(mutated) & set(calls))
     if not ids:
         raise InputError("no case has both mutations and copy number")
-    names = calls[ids[0]].index
-    for case in ids:
-        if not calls[case].index.equals(names):
-            raise InputError(f"case {case}: its copy number file lists other genes than case {ids[0]}'s")
-    enough = min_frequency * len(ids)
+    enough = min_frequency / 2 * len(ids)
     found = pd.Series([gene for case in ids for gene in mutated[case]], dtype=str).value_counts()
     absent = sorted(set(genes) - set(names) - set(found.index))
     if absent:
         raise InputError(f"`genes` names {', '.join(absent)}: no copy number file and no MAF knows them")
-    kept = sorted({*found.index[found >= enough], *genes})
-    mut = np.array([[gene in mutated[case] for gene in kept] for case in ids], np.float32).reshape(len(ids), -1)
-    cnv = np.stack([calls[case].to_numpy() for case in ids])
-    strong = ((np.abs(cnv) == 2).sum(axis=0) >= enough) | names.isin([*genes, *_FOR_DIAGNOSIS])
+    kept = pd.Index(sorted({*found.index[found >= enough], *genes}))
+    mut = np.stack([kept.isin(mutated[case]) for case in ids]).astype(np.int8)
+    cnv = np.stack([calls[case] for case in ids])
+    often = ((cnv != 0).sum(axis=0) >= max(enough, 1)) | names.isin([*genes, *_FOR_DIAGNOSIS])
     matrix = pd.concat(
         [
             pd.DataFrame({"case_id": ids}),
             pd.DataFrame(mut, columns=[f"{gene}_mut" for gene in kept]),
-            pd.DataFrame(cnv[:, strong].astype(np.float32), columns=[f"{gene}_cnv" for gene in names[strong]]),
+            pd.DataFrame(cnv[:, often], columns=[f"{gene}_cnv" for gene in names[often]]),
         ],
         axis=1,
     )
     return matrix, pd.concat([no_maf, no_calls], ignore_index=True)
+
+
+def _read_calls(
+    files: list[tuple[str, str | Path]], max_excluded: float
+) -> tuple[pd.Index, dict[str, np.ndarray], pd.DataFrame]:
+    """The gene list that most files share (of equally many the longest, then the first case's), the calls of the cases
+    that have it, and `case_id, reason` of the others."""
+    lists: list[pd.Index] = []  # each once, not once per case
+
+    def read(path: str | Path, case: str) -> tuple[int, np.ndarray]:
+        calls = read_copy_number(path)
+        which = next((n for n, names in enumerate(lists) if names.equals(calls.index)), len(lists))
+        if which == len(lists):
+            lists.append(calls.index)
+        return which, calls.to_numpy()
+
+    contents, excluded = read_or_set_aside(files, read, "copy number", max_excluded)
+    shared = Counter(which for which, _ in contents.values())
+    most = max(shared, key=lambda which: (shared[which], len(lists[which]), -which))
+    strange = [case for case, (which, _) in contents.items() if which != most]
+    path_of = dict(files)
+    reasons = [
+        f"{path_of[case]}: lists {len(lists[contents[case][0]])} genes, not the {len(lists[most])} in the same order "
+        "that most copy number files list (another GENCODE release?)"
+        for case in strange
+    ]
+    for case, reason in zip(strange, reasons):
+        print(f"set aside: {case}: {reason}")
+    excluded = pd.concat([excluded, pd.DataFrame({"case_id": strange, "reason": reasons}, dtype=str)])
+    if len(excluded) > max_excluded * len(files):
+        raise InputError(
+            f"{len(excluded)} of {len(files)} files of copy number cannot be used (allowed: {max_excluded:.0%}). "
+            f"The first: {excluded['reason'].iloc[0]}"
+        )
+    return lists[most], {case: calls for case, (which, calls) in contents.items() if which == most}, excluded

@@ -5,6 +5,7 @@ Needs numpy, pandas and pyarrow only, so that it also runs where nothing but a G
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from histofuse.training.scaling import BlockScaler
 
 # What of the case table a model may read: everything else there is outcome, origin or bookkeeping.
 CLINICAL = ("age", "sex", "diagnosis", "grade", "idh", "codel_1p19q")
+# Options of a block that say which table it reads and which columns of it; the others are those of `BlockScaler`.
+_TABLE_OPTIONS = {"from", "selection", "group", "embedding", "smoothing"}
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,22 @@ class Split:
         return tiles | {name: (values.shape[1],) for name, values in self.blocks.items()}
 
 
+def read_columns(path: str | Path) -> list[str]:
+    """The names in a text file with one column per line; blank lines and what follows a # are passed over.
+
+    Raises InputError when the file cannot be read, holds no name or holds one twice.
+    """
+    options = {"header": None, "names": ["column"], "index_col": False, "comment": "#", "encoding": "utf-8-sig"}
+    table = read_table(path, dtype=str, keep_default_na=False, **options)
+    names = [name for name in table["column"].str.strip() if name]
+    if not names:
+        raise InputError(f"{path}: there is no column in it; write one per line")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: {twice[0]} is there twice")
+    return names
+
+
 def load_split(
     population: pd.DataFrame,
     splits: pd.DataFrame,
@@ -129,6 +148,10 @@ def load_split(
     inputs: dict[str, dict],
     tables: dict[str, pd.DataFrame],
     tiles: TileStore | None = None,
+    *,
+    selections: dict[str, pd.DataFrame] | None = None,
+    groups: pd.DataFrame | None = None,
+    sources: pd.Series | None = None,
 ) -> Split:
     """Assemble one split.
 
@@ -136,9 +159,16 @@ def load_split(
         population: `case_id, time_days, event, label`, the task's cases.
         splits: `split, case_id, part` of the protocol.
         task: its config entry (`kind`, `classes`).
-        inputs: of the model entry: {block: options}; the options are those of `BlockScaler`, or of tiles.
+        inputs: of the model entry: {block: options}. The options are those of tiles, or those of `BlockScaler` with
+            `from` (which table it is; by default the block's own name), `selection` (columns of the genes that it
+            selected for this split) and `group` (columns of the genes of these groups). `embedding` and `smoothing`
+            say which table is given and change nothing here.
         tables: {block: frame with case_id}, one per tabular block in `inputs`.
-    Raises InputError when a part is empty, holds no event (survival) or a case lacks an input.
+        selections: {name: frame `split, gene, selected`}, those that the blocks name.
+        groups: `gene, group`, when a block names groups.
+        sources: source cohort by case_id, when a block is scaled per source.
+    Raises InputError when a part is empty, holds no event (survival), a case lacks an input or a block is left without
+    a column.
     """
     parts = splits.loc[splits["split"] == split, ["case_id", "part"]]
     cases = population.merge(parts, on="case_id", validate="one_to_one").sort_values("case_id", ignore_index=True)
@@ -154,11 +184,15 @@ def load_split(
         if name == "tiles":
             continue
         table = tables[name].set_index("case_id")
-        if name == "clinical":
+        if options.get("from", name) == "clinical":
             table = table[[column for column in CLINICAL if column in table]]
         _check_present(cases, table.index, name)
-        scalers[name] = BlockScaler(**options).fit(table.loc[train_cases])
-        blocks[name] = scalers[name].apply(table.loc[rows["case_id"]])
+        table, scaling = _narrow(table, name, options, split, selections or {}, groups)
+        try:
+            scalers[name] = BlockScaler(**scaling).fit(table.loc[train_cases], sources)
+        except InputError as error:
+            raise InputError(f"inputs: {name}: {error}") from error
+        blocks[name] = scalers[name].apply(table.loc[rows["case_id"]], sources)
     scale = None
     if tiles is not None and inputs["tiles"].get("standardise", False):
         scale = tiles.moments(rows.loc[rows["part"] == "train", "slide_id"].tolist())
@@ -171,6 +205,41 @@ def load_split(
         classes=len(task["classes"]) if classification else 0,
     )
     return Split(rows.drop(columns=["time_days", "event", "label"]), target, blocks, tiles, scale, scalers)
+
+
+def _narrow(
+    table: pd.DataFrame,
+    name: str,
+    options: dict,
+    split: int,
+    selections: dict[str, pd.DataFrame],
+    groups: pd.DataFrame | None,
+) -> tuple[pd.DataFrame, dict]:
+    """The columns of a block's genes, in the table's order, and what its scaler is told."""
+    scaling = {key: value for key, value in options.items() if key not in _TABLE_OPTIONS}
+    if not {"selection", "group"} & set(options):
+        return table, scaling
+    genes = table.columns.astype(str).str.replace(r"_(mut|cnv)$", "", regex=True)  # of alterations; others have none
+    kept, left = np.ones(len(genes), dtype=bool), [f"the table has {len(genes)} columns"]
+    if selection := options.get("selection"):
+        chosen = selections[selection].query("split == @split and selected")["gene"]
+        kept &= genes.isin(chosen)
+        left.append(f"{kept.sum()} of them are of selection {selection}")
+    if group := options.get("group"):
+        if groups is None:
+            raise InputError(f"inputs: {name}: group: the gene groups of the cohort are not there")
+        known = sorted(groups["group"].unique())
+        unknown = sorted(set(group) - set(known))
+        if unknown:
+            raise InputError(f"inputs: {name}: group: no group {', '.join(unknown)}; there are {', '.join(known)}")
+        kept &= genes.isin(groups.loc[groups["group"].isin(group), "gene"])
+        left.append(f"{kept.sum()} {'of these ' if selection else ''}are of group {', '.join(group)}")
+    if not kept.any():
+        raise InputError(f"inputs: {name}: no column is left in split {split}: {', '.join(left)}")
+    if columns := options.get("columns"):
+        known, kept_names = set(table.columns), set(table.columns[kept])
+        scaling["columns"] = [column for column in columns if column in kept_names or column not in known]
+    return table.loc[:, kept], scaling
 
 
 def _check_parts(cases: pd.DataFrame, split: int, kind: str) -> None:

@@ -108,10 +108,12 @@ def _rows(blocks: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarr
 
 
 def _scaling(split: Split) -> dict[str, np.ndarray]:
-    """Means and standard deviations that a prediction on new cases would need, beside the weights."""
-    arrays = {}
-    for name, scaler in split.scalers.items():
-        arrays |= {f"scaling.{name}.mean": scaler.mean, f"scaling.{name}.sd": scaler.sd}
+    """What a prediction on new cases would need beside the weights: all that the scalers learnt."""
+    arrays = {
+        f"scaling.{name}.{key}": np.ascontiguousarray(values)
+        for name, scaler in split.scalers.items()
+        for key, values in scaler.arrays().items()
+    }
     if split.tile_scale is not None:
         arrays |= {"scaling.tiles.mean": split.tile_scale[0], "scaling.tiles.sd": split.tile_scale[1]}
     return arrays
