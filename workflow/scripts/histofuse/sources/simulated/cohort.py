@@ -31,7 +31,18 @@ GRADE_NOISE, GRADE_CUTS = 0.4, (-0.55, 0.15)
 # Mean age in years, its change by one unit of the tumour factor, and the spread that is left.
 AGE = {"mean": 48.0, "tumour": 7.0, "sd": 10.0, "range": (18.0, 88.0)}
 
-STREAMS = ("latent", "labels", "survival", "clinical", "missing", "expression", "alterations", "slides")
+STREAMS = (
+    "latent",
+    "labels",
+    "survival",
+    "clinical",
+    "missing",
+    "expression",
+    "alterations",
+    "slides",
+    "blocks",
+    "samples",
+)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ DISPERSION = 0.05
 
 
 @cache
-def _profile(n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def base_and_loadings(n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Base log2 abundance and loadings on both factors, [genes] each; drawn by gene, so the same in any cohort."""
     genes = gene_catalogue(n_genes)
     base, loading = np.empty(n_genes), np.empty(n_genes)
@@ -54,6 +54,12 @@ def _profile(n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+def without_genes_of_the_other_sex(log2: np.ndarray, genes: pd.DataFrame, sex: str) -> np.ndarray:
+    """Log2 abundances [genes] with those silenced that only the other sex expresses."""
+    other_sex = SEX_GENES["male" if sex == "female" else "female"]
+    return np.where(genes["gene_name"].isin(other_sex), -8.0, log2)
+
+
 def star_counts(case: Case, settings: Settings) -> str:
     """Text of `*.rna_seq.augmented_star_gene_counts.tsv`.
 
@@ -61,13 +67,12 @@ def star_counts(case: Case, settings: Settings) -> str:
     """
     rng = generator(settings, case.number, "expression")
     genes = gene_catalogue(settings.genes)
-    base, on_tumour, on_microenvironment = _profile(settings.genes)
+    base, on_tumour, on_microenvironment = base_and_loadings(settings.genes)
     seen = case.seen["genomics"]
     log2 = base + on_tumour * seen["tumour"] + on_microenvironment * seen["microenvironment"]
     noise = np.where(genes["gene_name"].isin(HOUSE_KEEPING), 0.2, NOISE)
     log2 += noise * rng.standard_normal(len(genes))
-    other_sex = SEX_GENES["male" if case.sex == "female" else "female"]
-    log2[genes["gene_name"].isin(other_sex)] = -8.0
+    log2 = without_genes_of_the_other_sex(log2, genes, case.sex)
 
     length = genes["exon_length"].to_numpy()
     weight = 2.0**log2 * length

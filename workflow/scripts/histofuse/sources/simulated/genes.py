@@ -3,7 +3,8 @@
 The first rows are the named genes: those that follow a latent factor (column `factor`), drivers of glioma,
 house-keeping and brain genes, and symbols that occur twice. The rest are noise. Ids and symbols are GENCODE's;
 positions are good to about a megabase; exon lengths and id versions are made up. Whoever asks for more genes
-than the file has gets invented lncRNAs.
+than the file has gets invented lncRNAs. NCBI gene ids and former symbols (`older_name`, of some of the genes that were
+renamed since about 2014) are HGNC's; they are for the study whose annotation is older.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CENTROMERE = {
 
 @cache
 def _table() -> pd.DataFrame:
-    return pd.read_csv(TABLE, sep="\t", keep_default_na=False)
+    return pd.read_csv(TABLE, sep="\t", keep_default_na=False, dtype={"ncbi_id": str})
 
 
 def n_named() -> int:
@@ -42,7 +43,7 @@ def gene_catalogue(n_genes: int) -> pd.DataFrame:
     """The first `n_genes` genes in the order of real files (by Ensembl id).
 
     Columns: gene_id (with version), gene_name, gene_type, chromosome, start, end (bp), exon_length (bp),
-    factor ("tumour", "microenvironment" or "").
+    factor ("tumour", "microenvironment" or ""), ncbi_id and older_name (text, "" where there is none).
     """
     table = _table()
     extra = n_genes - len(table)
@@ -59,6 +60,8 @@ def gene_catalogue(n_genes: int) -> pd.DataFrame:
                 "end": start + 5000,
                 "exon_length": 400 + 37 * (number % 101),
                 "factor": "",
+                "ncbi_id": "",
+                "older_name": "",
             }
         )
         table = pd.concat([table, invented], ignore_index=True)

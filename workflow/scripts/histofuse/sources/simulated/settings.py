@@ -1,26 +1,50 @@
-"""What can be chosen about the simulated cohort, checked once."""
+"""What can be chosen about simulated data, checked once."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import ClassVar, Self
 
 from histofuse.io import InputError
 from histofuse.sources.simulated.genes import n_named
 
-# Smallest sensible value of each setting, and the largest where there is one.
-LIMITS = {
-    "cases": (1, 9999),
-    "seed": (0, None),
-    "genes": (n_named(), None),
-    "slide_pixels": (512, 8192),  # a larger image would take gigabytes of memory
-    "slides_per_case": (1, 9),
-    "missing": (0.0, 0.5),
-    "broken_slides": (0, None),
-}
+STUDIES = ("tcga", "ivygap")
+ATTENTIONS = ("in_proj", "Wqkv")
+
+
+class _Checked:
+    """`parse` for the settings below: a key is one of the fields, of its type, within its limits.
+
+    `LIMITS` holds the smallest sensible value of each number and the largest where there is one, `CHOICES` the
+    values that a text may have.
+    """
+
+    LIMITS: ClassVar[Mapping[str, tuple[float, float | None]]]
+    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @classmethod
+    def parse(cls, values: Mapping) -> Self:
+        """Settings from a config entry; InputError names a key that is unknown, ill-typed or out of range."""
+        kinds = {field.name: {"int": int, "str": str}.get(field.type, (int, float)) for field in fields(cls)}
+        for key, value in values.items():
+            if key not in kinds:
+                raise InputError(f"simulated.{key}: unknown; the settings are {', '.join(kinds)}")
+            if kinds[key] is str:
+                if value not in cls.CHOICES[key]:
+                    raise InputError(f"simulated.{key}: {value!r} is not one of {', '.join(cls.CHOICES[key])}")
+                continue
+            if isinstance(value, bool) or not isinstance(value, kinds[key]):
+                raise InputError(f"simulated.{key}: {value!r} is not a number of the right type")
+            low, high = cls.LIMITS[key]
+            if not (value >= low and (high is None or value <= high)):  # NaN fails as well
+                upper = "" if high is None else f" and at most {high}"
+                raise InputError(f"simulated.{key}: {value} must be at least {low}{upper}")
+        return cls(**values)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(_Checked):
     """Size and damage of the cohort.
 
     cases : number of cases
@@ -29,9 +53,22 @@ class Settings:
     slide_pixels : the longer side of a slide at full resolution, pixels of 0.499 µm
     slides_per_case : the most slides a case has; the number is uniform from 1
     missing : share of cases that lack one modality (expression, alterations or slides, equally often); half
-        that share lacks the molecular labels, and of the living a tenth of it has no time of follow-up
+        that share lacks the molecular labels, and of the living a tenth of it has no time of follow-up. With
+        `study` ivygap, the share of tumours without RNA sequencing
     broken_slides : slides damaged on purpose: cut off, without a resolution, without tissue, in turn
+    study : whose files are imitated, "tcga" or "ivygap"; of the latter there are no slides
     """
+
+    LIMITS: ClassVar = {
+        "cases": (1, 9999),
+        "seed": (0, None),
+        "genes": (n_named(), None),
+        "slide_pixels": (512, 8192),  # a larger image would take gigabytes of memory
+        "slides_per_case": (1, 9),
+        "missing": (0.0, 0.5),
+        "broken_slides": (0, None),
+    }
+    CHOICES: ClassVar = {"study": STUDIES}
 
     cases: int = 120
     seed: int = 0
@@ -40,18 +77,64 @@ class Settings:
     slides_per_case: int = 1
     missing: float = 0.05
     broken_slides: int = 3
+    study: str = "tcga"
 
     @classmethod
-    def parse(cls, values: dict) -> Settings:
-        """Settings from a config entry; InputError names a key that is unknown, ill-typed or out of range."""
-        kinds = {field.name: (int if field.type == "int" else (int, float)) for field in fields(cls)}
-        for key, value in values.items():
-            if key not in kinds:
-                raise InputError(f"simulated.{key}: unknown; the settings are {', '.join(kinds)}")
-            if isinstance(value, bool) or not isinstance(value, kinds[key]):
-                raise InputError(f"simulated.{key}: {value!r} is not a number of the right type")
-            low, high = LIMITS[key]
-            if not (value >= low and (high is None or value <= high)):  # NaN fails as well
-                upper = "" if high is None else f" and at most {high}"
-                raise InputError(f"simulated.{key}: {value} must be at least {low}{upper}")
-        return cls(**values)
+    def parse(cls, values: Mapping) -> Self:
+        chosen = super().parse(values)
+        about_slides = [key for key in ("slide_pixels", "slides_per_case", "broken_slides") if values.get(key)]
+        if chosen.study == "ivygap" and about_slides:
+            raise InputError(f"simulated.{about_slides[0]}: a simulated IvyGAP has no slides; remove this setting")
+        return chosen
+
+
+@dataclass(frozen=True)
+class AtlasSettings(_Checked):
+    """Size of the simulated single-cell atlas.
+
+    cells_per_type : cells of each of the 17 types, spread evenly over the donors
+    donors : each shifts every gene a little
+    genes : of the catalogue, from its start; a symbol that occurs twice is kept once
+    seed : everything follows from it, but for a gene's base abundance, which is that of the bulk cohorts
+    """
+
+    LIMITS: ClassVar = {"cells_per_type": (4, None), "donors": (2, None), "genes": (n_named(), None), "seed": (0, None)}
+
+    cells_per_type: int = 150
+    donors: int = 8
+    genes: int = 600
+    seed: int = 2026
+
+
+@dataclass(frozen=True)
+class CheckpointSettings(_Checked):
+    """Size of the simulated scGPT checkpoint.
+
+    layers, width, heads : of the transformer; the width is a multiple of the heads
+    seed : of its weights and of the order of its vocabulary
+    genes : symbols of the catalogue that the vocabulary holds, from its start
+    attention : names of the attention's tensors, "in_proj" or, as made with flash attention, "Wqkv"
+    """
+
+    LIMITS: ClassVar = {
+        "layers": (1, None),
+        "width": (8, None),
+        "heads": (1, None),
+        "seed": (0, None),
+        "genes": (n_named(), None),
+    }
+    CHOICES: ClassVar = {"attention": ATTENTIONS}
+
+    layers: int = 3
+    width: int = 64
+    heads: int = 4
+    seed: int = 2026
+    genes: int = 2000
+    attention: str = "in_proj"
+
+    @classmethod
+    def parse(cls, values: Mapping) -> Self:
+        chosen = super().parse(values)
+        if chosen.width % chosen.heads:
+            raise InputError(f"simulated.width: {chosen.width} is not a multiple of the {chosen.heads} heads")
+        return chosen

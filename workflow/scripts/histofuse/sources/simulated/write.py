@@ -15,6 +15,15 @@ from histofuse.sources.simulated.alterations import gene_level_copy_number, mask
 from histofuse.sources.simulated.clinical import PROJECT, STUDY, gdc_cases, molecular_labels
 from histofuse.sources.simulated.cohort import Case, draw_cases, generator, stable_uuid
 from histofuse.sources.simulated.expression import star_counts
+from histofuse.sources.simulated.ivygap import (
+    ARCHIVE,
+    draw_tumours,
+    expression_archive,
+    sample_details,
+    sub_block_details,
+    survival_days,
+    tumour_details,
+)
 from histofuse.sources.simulated.settings import Settings
 from histofuse.sources.simulated.slides import MPP, blank, look_of, render
 from histofuse.sources.simulated.svs import write_svs
@@ -22,6 +31,7 @@ from histofuse.sources.simulated.truth import best_reachable, truth_table
 
 GDC = "https://api.gdc.cancer.gov"
 CBIOPORTAL = "https://www.cbioportal.org/api"
+ALLEN = "https://glioblastoma.alleninstitute.org/api/v2"
 DAMAGES = ("truncated", "no resolution", "no tissue")
 KEPT_OF_TRUNCATED = 0.55  # share of the bytes
 MANIFEST_COLUMNS = ["file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256"]
@@ -30,31 +40,71 @@ MANIFEST_COLUMNS = ["file_id", "case_id", "kind", "filename", "url", "size", "md
 def simulate(settings: dict, directory: Path) -> None:
     """Write `<host>/<path>` files and their `manifest.tsv` under `directory`, replacing what was there.
 
-    Beside them, for the report and never for a model: `truth.parquet` and `reachable.json` (`best_reachable`).
+    Beside them, for the report and never for a model: `truth.parquet` and `reachable.json` (`best_reachable`, on the
+    cases whose survival the files tell).
 
     `settings` is the config entry (see `Settings`). The directory appears when all is written. The same settings
     give the same bytes, and a case's files do not change when more cases are asked for. Raises InputError for
     bad settings.
     """
     chosen = Settings.parse(settings)
-    cases = draw_cases(chosen)
-    damages = damaged_slides(cases, chosen.broken_slides)
+    write = _write_ivygap if chosen.study == "ivygap" else _write_tcga
     directory = Path(directory)
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
 
-    rows = list(_write_cohort_files(cases, chosen, unfinished))
-    for case in progress(cases, "simulated cases"):
-        rows.extend(_write_case_files(case, chosen, damages, unfinished))
-    write_table(pd.DataFrame(rows, columns=MANIFEST_COLUMNS), unfinished / "manifest.tsv")
-    truth = truth_table(cases)
-    truth["damage"] = ["; ".join(damages[s] for s in case.slides if s in damages) for case in cases]
+    rows, truth, followed = write(chosen, unfinished)
+    manifest = pd.DataFrame(rows, columns=MANIFEST_COLUMNS)
+    write_table(manifest, unfinished / "manifest.tsv")
     write_table(truth, unfinished / "truth.parquet")
-    write_json(best_reachable(truth), unfinished / "reachable.json")
+    write_json(best_reachable(truth, followed), unfinished / "reachable.json")
+    counts = ", ".join(f"{number} {kind}" for kind, number in manifest["kind"].value_counts(sort=False).items())
+    print(f"{chosen.study}: {len(truth)} cases, {truth['event'].sum()} deaths; files: {counts}")
 
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.replace(directory)
+
+
+def _write_tcga(settings: Settings, mirror: Path) -> tuple[list[dict], pd.DataFrame, None]:
+    """Manifest rows and truth; None for the cases whose survival the files tell, because all count."""
+    cases = draw_cases(settings)
+    damages = damaged_slides(cases, settings.broken_slides)
+    rows = list(_write_cohort_files(cases, settings, mirror))
+    for case in progress(cases, "simulated cases"):
+        rows.extend(_write_case_files(case, settings, damages, mirror))
+    truth = truth_table(cases)
+    truth["damage"] = ["; ".join(damages[s] for s in case.slides if s in damages) for case in cases]
+    return rows, truth, None
+
+
+def _write_ivygap(settings: Settings, mirror: Path) -> tuple[list[dict], pd.DataFrame, list[str]]:
+    """Manifest rows, truth, and the tumours with days of survival, the only ones whose outcome the files tell."""
+    tumours = draw_tumours(settings)
+    contents = (
+        ("ivygap_expression", ARCHIVE, "well_known_file_download/305873915", expression_archive(tumours, settings)),
+        ("ivygap_tumors", "tumor_details.csv", "gbm/tumor_details.csv", tumour_details(tumours, settings)),
+        (
+            "ivygap_samples",
+            "rna_seq_samples_details.csv",
+            "gbm/rna_seq_samples_details.csv",
+            sample_details(tumours, settings),
+        ),
+        (
+            "ivygap_sub_blocks",
+            "sub_block_details.csv",
+            "gbm/sub_block_details.csv",
+            sub_block_details(tumours, settings),
+        ),
+    )
+    rows = []
+    for kind, filename, address, content in contents:
+        url = f"{ALLEN}/{address}"
+        path = _place(url, mirror)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        rows.append(_row(stable_uuid(settings, kind), "", kind, filename, url, path))
+    followed = [tumour.case_id for tumour in tumours if survival_days(tumour) is not None]
+    return rows, truth_table(tumours), followed
 
 
 def damaged_slides(cases: Sequence[Case], number: int) -> dict[str, str]:
