@@ -35,8 +35,6 @@ GROUPS = ROOT / "config" / "gene_groups.tsv"
 GENE_TYPES = {
     "gene with protein product": "protein_coding",
     "RNA, long non-coding": "lncRNA",
-    "immunoglobulin gene": "IG_gene",
-    "T cell receptor gene": "TR_gene",
     "pseudogene": "pseudogene",
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 TABLE = Path(__file__).with_suffix(".tsv")
+MOST_CONTRADICTED = 0.1  # share of ids that are another gene's than their symbol says, above which they are no gene ids
+_ID = re.compile(r"(ENSG\d{11}|\d+)(\.\d+)?(_PAR_Y)?")
 How = Literal["id", "symbol", "alias", "ambiguous", "unknown"]
 
 
@@ -68,17 +71,28 @@ class GeneNames:
         former names. A gene whose id is not in the list is another gene than the one whose former name it bears, so
         former names count only where no id is given. What is not found is None, or with `keep_unknown` keeps the
         symbol it has: a whole GDC file loses none of its non-coding genes. Nothing is guessed from the case of
-        letters or from names that a spreadsheet made into dates.
+        letters or from names that a spreadsheet made into dates. Ids of another kind count as absent; InputError when
+        more than a tenth of the ids are of another gene than the symbol beside them.
         """
         if gene_ids is not None and len(gene_ids) != len(symbols):
             raise ValueError(f"{len(symbols)} symbols but {len(gene_ids)} gene ids")
         names: list[str | None] = []
         counts: Counter[How] = Counter()
+        agree, contradictions = 0, []
         for symbol, gene_id in zip(symbols, gene_ids if gene_ids is not None else [None] * len(symbols)):
             symbol = str(symbol).strip()
             name, how = self._find(symbol, _bare_id(gene_id))
             names.append(symbol if name is None and keep_unknown else name)
             counts[how] += 1
+            if how == "id" and symbol in self.gene_type:
+                agree += name == symbol
+                if name != symbol:
+                    contradictions.append(f"{gene_id} is {name}, not {symbol}")
+        if len(contradictions) > MOST_CONTRADICTED * (agree + len(contradictions)):
+            raise InputError(
+                f"{len(contradictions)} gene ids are of other genes than their symbols ({contradictions[0]}); "
+                f"are they Ensembl's or NCBI's ids, in the order of the symbols?"
+            )
         return names, counts
 
     def _find(self, symbol: str, gene_id: str) -> tuple[str | None, How]:
@@ -95,10 +109,9 @@ class GeneNames:
 
 
 def _bare_id(gene_id: object) -> str:
-    """An id without version and without the mark of the second pseudo-autosomal copy; NCBI ids may be floats."""
-    if gene_id is None or gene_id != gene_id:  # a missing value of pandas
-        return ""
-    return str(gene_id).strip().partition(".")[0].partition("_")[0]
+    """An Ensembl or NCBI id without its version and the mark of the second pseudo-autosomal copy, else nothing."""
+    match = _ID.fullmatch(str(gene_id).strip())  # numbers that went through a column with gaps end in .0
+    return match[1] if match else ""
 
 
 @functools.cache
@@ -108,7 +121,9 @@ def gene_names() -> GeneNames:
         return GeneNames(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def sum_duplicates(values: np.ndarray | csr_matrix, names: Sequence[str | None]) -> tuple:
+def sum_duplicates(
+    values: np.ndarray | csr_matrix, names: Sequence[str | None]
+) -> tuple[np.ndarray | csr_matrix, list[str]]:
     """Make one column of all columns that have the same name: `(values [samples, genes], names)`, names sorted.
 
     The rule: quantities that add (counts, TPM, FPKM) are summed, since reads of one gene that an annotation gives to
