@@ -26,7 +26,7 @@ LENGTHS = np.array([4000.0, 1000.0, 1000.0, 2000.0])
 
 def star(path, counts, genes=GENES, edit=None):
     """Write a STAR file in the GDC's layout; `edit` may change its lines (0 is the comment)."""
-    rate = np.array(counts) / LENGTHS
+    rate = np.array(counts) / LENGTHS[: len(genes)]
     tpm, fpkm = rate / rate.sum() * 1e6, rate / sum(counts) * 1e9
     lines = ["# gene-model: GENCODE v36", "\t".join(STAR_COLUMNS)]
     for name in ("N_unmapped", "N_multimapping", "N_noFeature", "N_ambiguous"):
@@ -58,6 +58,20 @@ def test_a_matrix_in_one_gene_order(tmp_path):
     table = as_table(matrix)
     assert table.columns.tolist() == ["case_id", "CD99", "HOTAIR", "TSPAN6"]
     assert table["TSPAN6"].dtype == np.float32
+
+
+def test_genes_are_named_by_their_ids(tmp_path):
+    genes = [
+        ("ENSG00000122545.22", "SEPT7", "protein_coding"),  # the symbol that GENCODE gave it before SEPTIN7
+        ("ENSG00000299999.1", "SEPTIN7", "protein_coding"),  # another entry of the same gene
+        ("ENSG00000228630.5", "HOTAIR", "lncRNA"),  # not in the canonical list
+    ]
+    path = star(tmp_path / "1.tsv", [30, 20, 50], genes=genes, edit=None)
+    matrix, _ = expression_matrix([("C-1", path)])
+    assert matrix.var_names.tolist() == ["HOTAIR", "SEPTIN7"]
+    assert matrix.var["gene_name"].tolist() == ["HOTAIR", "SEPT7"]
+    assert matrix.var["gene_id"].tolist() == ["ENSG00000228630", "ENSG00000122545"]
+    assert matrix.layers["counts"].tolist() == [[50, 50]]
 
 
 def test_gene_types_are_chosen_after_tpm(tmp_path):

@@ -59,12 +59,11 @@ def cases_from_ivygap(
     unknown = sorted(set(expressed) - set(names))
     if unknown:
         raise InputError(f"{where}: the table lacks {len(unknown)} tumours with expression, the first {unknown[0]}")
-    time = _numbers(tumors, "survival_days", r"\d+(?:\.\d*)?", where)
     frame = pd.DataFrame(
         {
             "case_id": names,
-            "time_days": time,
-            "event": pd.Series(1, names.index, "Int8").where(time.notna()),
+            "time_days": _numbers(tumors, "survival_days", r"\d+(?:\.\d*)?", where),
+            "event": 1,  # of those without a time as well: it is the time that they lack
             "age": _numbers(tumors, "age_in_years", r"(\d+(?:\.\d*)?)(?:\s*(?:yrs?|years?))?", where),
             "diagnosis": GLIOBLASTOMA,
             "grade": 4,

@@ -251,13 +251,11 @@ def _values(table: pd.DataFrame, where: str) -> tuple[np.ndarray, list[str], lis
 def _in_order_of(ids: list[str], table: pd.DataFrame, column: str, where: str) -> pd.DataFrame:
     """The rows of `table` in the order of `ids`; both must hold the same ids, each once."""
     if table[column].duplicated().any():
-        raise InputError(f"{where}: {column} {table[column][table[column].duplicated()].iloc[0]} is there twice")
+        raise InputError(f"{where}: id {table[column][table[column].duplicated()].iloc[0]} is there twice")
     unknown = sorted(set(ids) - set(table[column]))
     if unknown:
-        raise InputError(
-            f"{where}: {len(unknown)} of fpkm_table.csv are not described, the first {column} {unknown[0]}"
-        )
+        raise InputError(f"{where}: {len(unknown)} ids of fpkm_table.csv are not described, the first {unknown[0]}")
     without = sorted(set(table[column]) - set(ids))
     if without:
-        raise InputError(f"{where}: {len(without)} are not in fpkm_table.csv, the first {column} {without[0]}")
+        raise InputError(f"{where}: {len(without)} ids are not in fpkm_table.csv, the first {without[0]}")
     return table.set_index(column, drop=False).loc[ids].reset_index(drop=True)
