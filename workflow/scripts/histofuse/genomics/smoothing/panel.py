@@ -1,0 +1,116 @@
+"""The fixed genes that every profile is shown by: highly variable in the atlas, chosen without looking at any cohort's
+outcomes, the same for all cases and folds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+
+from histofuse.genomics.smoothing.atlas import Atlas
+from histofuse.genomics.smoothing.mixup import CP10K
+from histofuse.io import InputError
+
+FLAVOURS = ("seurat_v3", "seurat", "cell_ranger", "variance")
+
+
+def choose_panel(
+    atlas: Atlas,
+    in_vocabulary: Collection[str],
+    canonical: Collection[str] | None = None,
+    size: int = 1199,
+    flavour: str = "seurat_v3",
+) -> pd.DataFrame:
+    """The most variable genes of the atlas' training cells, at most `size` of them.
+
+    Args:
+        in_vocabulary: genes that the encoder knows; only these are looked at.
+        canonical: genes that may be chosen, for instance those that every cohort has; None for all.
+        flavour: a flavour of scanpy's `highly_variable_genes` (`seurat_v3` on counts, `seurat` and `cell_ranger` on
+            ln(1 + CP10k)), or `variance` of ln(1 + CP10k). The library size is that of all genes.
+
+    Returns a frame `gene, score, rank`, rank 1 first; equal scores go by name. Genes that do not vary, and those that
+    scanpy gives no score, are never chosen. Raises InputError where nothing can be chosen.
+    """
+    if flavour not in FLAVOURS:
+        raise InputError(f"panel: flavour {flavour!r} is not one of {', '.join(FLAVOURS)}")
+    if size < 1:
+        raise InputError(f"panel: size is {size}")
+    allowed = set(in_vocabulary) if canonical is None else set(in_vocabulary) & set(canonical)
+    columns = np.array([k for k, gene in enumerate(atlas.genes) if gene in allowed], int)
+    if not len(columns):
+        raise InputError(
+            f"panel: none of the atlas' {len(atlas.genes)} genes ({', '.join(atlas.genes[:3])}, …) is in the encoder's "
+            f"vocabulary of {len(in_vocabulary)}{'' if canonical is None else ' and among those allowed'}"
+        )
+    cells = atlas.cells("train")
+    counts = atlas.counts[cells][:, columns]
+    log_values = counts.multiply(CP10K / atlas.library[cells][:, None]).tocsr().log1p()
+    mean = np.asarray(log_values.mean(axis=0)).ravel()
+    variance = np.asarray(log_values.multiply(log_values).mean(axis=0)).ravel() - mean**2
+    varies = variance > 1e-12
+    if not varies.any():
+        raise InputError(f"panel: none of {len(columns)} genes varies over {len(cells)} training cells")
+    score = np.full(len(columns), -np.inf)
+    if flavour == "variance":
+        score[varies] = variance[varies]
+    else:
+        chosen = counts if flavour == "seurat_v3" else log_values
+        score[varies] = _by_scanpy(chosen[:, varies], flavour)
+    score[~np.isfinite(score)] = -np.inf
+    genes = np.array(atlas.genes)[columns]
+    order = np.lexsort((genes, -score))[: min(size, int(np.isfinite(score).sum()))]
+    return pd.DataFrame({"gene": genes[order], "score": score[order], "rank": np.arange(1, len(order) + 1)})
+
+
+def match_panel(panel: Sequence[str], genes: Sequence[str], max_missing: float = 0.2) -> np.ndarray:
+    """Where each gene of the panel lies in `genes`: int64 [panel], −1 for a missing one.
+
+    A missing gene counts as not expressed. Raises InputError where more than `max_missing` of the panel is missing:
+    embeddings of so few genes would not be comparable with those of the other cohorts.
+    """
+    if not len(panel):
+        raise InputError("the panel has no gene")
+    place = {gene: k for k, gene in enumerate(genes)}
+    found = np.array([place.get(gene, -1) for gene in panel], dtype=np.int64)
+    missing = [gene for gene, k in zip(panel, found) if k < 0]
+    if len(missing) > max_missing * len(panel):
+        raise InputError(
+            f"{len(missing)} of the panel's {len(panel)} genes ({len(missing) / len(panel):.0%}; allowed are "
+            f"{max_missing:.0%}) are missing here: {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; "
+            "are the genes named by symbols? Otherwise choose the panel among genes that the cohort has, or raise "
+            "max_missing"
+        )
+    return found
+
+
+def _by_scanpy(values, flavour: str) -> np.ndarray:
+    """scanpy's score of every column of [cell, gene]; NaN where it gives none."""
+    if flavour == "seurat_v3":
+        if find_spec("skmisc") is None:
+            raise InputError(
+                "panel: flavour seurat_v3 needs the package scikit-misc, which is not installed: "
+                "pip install scikit-misc, or choose seurat, cell_ranger or variance"
+            )
+        if (values.data != np.round(values.data)).any():
+            raise InputError(
+                "panel: flavour seurat_v3 needs counts, this atlas has other linear values; "
+                "choose seurat, cell_ranger or variance"
+            )
+    import scanpy
+    from anndata import AnnData
+
+    matrix = AnnData(values.astype(np.float64))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about bins of one gene and about names: not for a log
+            table = scanpy.pp.highly_variable_genes(matrix, flavor=flavour, n_top_genes=matrix.n_vars, inplace=False)
+    except ValueError as error:
+        raise InputError(
+            f"panel: scanpy's flavour {flavour} cannot rank {matrix.n_vars} genes over {matrix.n_obs} cells ({error}); "
+            "choose variance"
+        ) from error
+    return table["variances_norm" if flavour == "seurat_v3" else "dispersions_norm"].to_numpy(np.float64)
