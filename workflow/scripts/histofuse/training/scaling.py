@@ -84,10 +84,12 @@ class BlockScaler:
         if self.per_source and sources is None:
             raise InputError("per_source: nothing says which source a case is of")
         chosen = self._choose_columns(train)
-        numeric = [name for name, is_number in zip(chosen, _are_numeric(train[chosen])) if is_number]
+        is_number = _are_numeric(train[chosen])
+        numeric = [name for name, number in zip(chosen, is_number) if number]
         self.levels = {
             name: train[name].dropna().astype(str).value_counts().sort_index(kind="stable").pipe(_by_frequency)[1:]
-            for name in sorted(set(chosen) - set(numeric), key=chosen.index)
+            for name, number in zip(chosen, is_number)
+            if not number
         }
         self._features = numeric + [f"{name}={level}" for name, levels in self.levels.items() for level in levels]
         self._numeric = numeric
