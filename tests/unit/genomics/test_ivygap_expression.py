@@ -193,6 +193,10 @@ def without(member, column):
             without("columns-samples.csv", "rna_well_id"),
             "columns-samples.csv: the column rna_well_id or rna_well or .* is missing; there are tumor_id, tumor_name",
         ),
+        (
+            tables() | {"rows-genes.csv": GENES.assign(gene_entrez_id=GENES["gene_entrez_id"].to_numpy()[::-1])},
+            "rows-genes.csv: .* gene ids are of other genes than their symbols",
+        ),
         (without("columns-samples.csv", "tumor_name"), "the column tumor_name is missing"),
         (
             tables() | {"columns-samples.csv": COLUMNS.assign(tumor_name="W1-1-2")},

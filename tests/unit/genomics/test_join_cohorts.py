@@ -66,9 +66,9 @@ def test_neither_order_nor_unit_of_a_cohort_changes_anything(tmp_path):
 
 def test_genes_under_older_names_meet():
     genes = pd.DataFrame({"gene_id": ["ENSG00000122545.22", "ENSG00000146648"], "gene_name": ["SEPT7", "EGFR"]})
-    new = by_symbol({"tpm": np.array([[2.0, 1.0]])}, genes, genes["gene_id"])
+    new = by_symbol({"tpm": np.array([[2.0, 1.0]])}, genes, "t")
     genes = pd.DataFrame({"gene_id": ["1956", "989"], "gene_name": ["EGFR", "SEPT7"]})
-    old = by_symbol({"tpm": np.array([[1.0, 2.0]])}, genes, genes["gene_id"])
+    old = by_symbol({"tpm": np.array([[1.0, 2.0]])}, genes, "t")
     old.obs_names = ["W-1"]
     joined = join_cohorts([("tcga", new), ("ivy", old)])
     assert joined.var_names.tolist() == ["EGFR", "SEPTIN7"]

@@ -108,12 +108,13 @@ def expression_matrix(
     Files that cannot be read are set aside with their reason; more than `max_excluded` of all is an InputError.
     """
     genes: pd.DataFrame | None = None
+    source = ""  # the file that `genes` is from
 
     def read(path: str | Path, case: str) -> pd.DataFrame:
-        nonlocal genes
+        nonlocal genes, source
         frame = read_star(path)
         if genes is None:
-            genes = frame[["gene_id", "gene_name", "gene_type"]]
+            genes, source = frame[["gene_id", "gene_name", "gene_type"]], str(path)
         elif not genes["gene_id"].equals(frame["gene_id"]):
             raise InputError(
                 f"{path}: its genes or their order differ from the other files' (another GENCODE release?)"
@@ -123,7 +124,7 @@ def expression_matrix(
     frames, excluded = read_or_set_aside(files, read, "STAR counts", max_excluded)
     ids = sorted(frames)
     values = {name: np.stack([frames[i][name].to_numpy() for i in ids]) for name in ("counts", "tpm")}
-    matrix = by_symbol(values, genes, genes["gene_id"])
+    matrix = by_symbol(values, genes, source)
     matrix.obs = pd.DataFrame(index=pd.Index(ids, dtype=str))
     matrix.var["gene_id"] = matrix.var["gene_id"].str.replace(r"\.\d+", "", regex=True)
     return of_types(matrix, gene_types), excluded
@@ -140,16 +141,21 @@ def of_types(matrix: AnnData, gene_types: Sequence[str] | None) -> AnnData:
     return matrix[:, kept].copy()
 
 
-def by_symbol(values: Mapping[str, np.ndarray], genes: pd.DataFrame, ids: Sequence[str]) -> AnnData:
+def by_symbol(values: Mapping[str, np.ndarray], genes: pd.DataFrame, where: str) -> AnnData:
     """Matrices [profiles, genes] as an AnnData of profiles × canonical symbols, sorted, duplicates summed.
 
     `values`: by layer, quantities that add (counts, fpkm, tpm). `genes`: what to keep of each gene in `var`, with its
-    symbol in `gene_name`; the first gene of a symbol stands for the others. `ids`: Ensembl's or NCBI's, which say more
-    than a symbol. A layer log_tpm = log2(1 + TPM) is added; counts become int32, all else float32.
+    symbol in `gene_name` and Ensembl's or NCBI's id in `gene_id`; the first gene of a symbol stands for the others.
+    A layer log_tpm = log2(1 + TPM) is added; counts become int32, all else float32. Raises InputError, naming `where`,
+    when ids and symbols contradict each other.
     """
     from anndata import AnnData
 
-    symbols, how = gene_names().canonical(genes["gene_name"].tolist(), list(ids), keep_unknown=True)
+    old = genes["gene_name"].tolist()
+    try:
+        symbols, how = gene_names().canonical(old, genes["gene_id"].tolist(), keep_unknown=True)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     print(f"{len(symbols)} genes named by: {dict(how)}; the unknown keep their symbol")
     symbols = [symbol or None for symbol in symbols]  # without any name: left out
     first = pd.Series(range(len(symbols)), index=symbols).groupby(level=0).first()

@@ -72,7 +72,7 @@ def read_ivygap_zip(path: str | Path) -> AnnData:
         )
     order = np.argsort(samples["sample_id"].to_numpy(str), kind="stable")
     values = {"fpkm": fpkm[order], "tpm": (fpkm * (1e6 / total))[order]}
-    matrix = by_symbol(values, genes[["gene_id", "gene_name"]], genes["gene_id"])
+    matrix = by_symbol(values, genes[["gene_id", "gene_name"]], f"{path}: rows-genes.csv")
     matrix.var["gene_type"] = [gene_names().gene_type.get(symbol, "") for symbol in matrix.var_names]
     matrix.obs = samples.iloc[order].set_index("sample_id")
     return matrix
