@@ -39,7 +39,7 @@ def atlas(cells=60, genes=80, donors=6, seed=0, held_out=("D0",)):
     labels = np.repeat(np.arange(len(CLASSES)), cells)
     owner = np.array([f"D{number % donors}" for number in range(len(labels))])
     counts = draw_counts(labels, genes, seed).astype(np.float32)
-    library = counts.sum(axis=1) + 7.0  # seven more reads, of genes without a canonical symbol
+    library = counts.sum(axis=1, dtype=np.float64) + 7  # seven more reads, of genes without a canonical symbol
     held = np.isin(owner, held_out)
     return Atlas(csr_matrix(counts), symbols(genes), library, labels, list(CLASSES), owner, held)
 

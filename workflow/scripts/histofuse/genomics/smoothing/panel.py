@@ -47,7 +47,7 @@ def choose_panel(
             f"vocabulary of {len(in_vocabulary)}{'' if canonical is None else ' and among those allowed'}"
         )
     cells = atlas.cells("train")
-    counts = atlas.counts[cells][:, columns]
+    counts = atlas.counts[cells][:, columns].astype(np.float64)
     log_values = counts.multiply(CP10K / atlas.library[cells][:, None]).tocsr().log1p()
     mean = np.asarray(log_values.mean(axis=0)).ravel()
     variance = np.asarray(log_values.multiply(log_values).mean(axis=0)).ravel() - mean**2
@@ -103,7 +103,7 @@ def _by_scanpy(values, flavour: str) -> np.ndarray:
     import scanpy
     from anndata import AnnData
 
-    matrix = AnnData(values.astype(np.float64))
+    matrix = AnnData(values)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about bins of one gene and about names: not for a log
