@@ -13,6 +13,8 @@ rule cases:
         "logs/{cohort}/cases.log",
     benchmark:
         "benchmarks/{cohort}/cases.tsv"
+    wildcard_constraints:
+        cohort=cohorts_laid_out_as("gdc", "published_tables"),
     conda:
         "../../envs/tables.yaml"
     threads: 1
@@ -26,6 +28,62 @@ rule cases:
         "Building the case table of {wildcards.cohort}"
     script:
         "../scripts/cases.py"
+
+
+rule cases_ivygap:
+    input:
+        receipts=lambda wildcards: receipts(wildcards.cohort, "ivygap_tumors", "ivygap_sub_blocks"),
+        expression="results/{cohort}/genomics/expression.parquet",
+    output:
+        cases="results/{cohort}/cases.parquet",
+        excluded="results/{cohort}/excluded_cases.tsv",
+    log:
+        "logs/{cohort}/cases.log",
+    benchmark:
+        "benchmarks/{cohort}/cases.tsv"
+    wildcard_constraints:
+        cohort=cohorts_laid_out_as("ivygap"),
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=lookup("cohorts/{cohort}", within=config),
+        code=code("cases_ivygap.py"),
+    message:
+        "Building the case table of {wildcards.cohort}"
+    script:
+        "../scripts/cases_ivygap.py"
+
+
+rule join_cases:
+    input:
+        members=lambda wildcards: [f"results/{name}/cases.parquet" for name in members(wildcards.cohort)],
+        excluded=lambda wildcards: [f"results/{name}/excluded_cases.tsv" for name in members(wildcards.cohort)],
+    output:
+        cases="results/{cohort}/cases.parquet",
+        excluded="results/{cohort}/excluded_cases.tsv",
+    log:
+        "logs/{cohort}/cases.log",
+    benchmark:
+        "benchmarks/{cohort}/cases.tsv"
+    wildcard_constraints:
+        cohort=cohorts_laid_out_as("meta"),
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        names=lambda wildcards: members(wildcards.cohort),
+        code=code("join_cases.py"),
+    message:
+        "Joining the cases of the cohorts of {wildcards.cohort}"
+    script:
+        "../scripts/join_cases.py"
 
 
 rule splits:

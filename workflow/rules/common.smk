@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
 SURVIVAL_METRICS = {"harrell_c", "uno_c", "time_auc", "integrated_brier"}
+GENE_GROUPS = config.get("gene_groups") or f"{workflow.basedir}/config/gene_groups.tsv"
 CONFIG_FOLDERS = [Path(file).parent for file in workflow.configfiles]
 
 
@@ -83,74 +84,32 @@ def rows_of(table):
     ]
 
 
-def refuse_unknown_references():
-    """Refuse, before the first job, an entry that names something the configuration does not define."""
-    features = config.get("slide_features", {})
-    for name, entry in config["tasks"].items():
-        for modality in entry.get("modalities", []):
-            if modality not in {"expression", "alterations", *features}:
-                raise WorkflowError(
-                    f"tasks: {name}: modalities: {modality!r} is neither expression nor alterations, nor an entry of `slide_features`"
-                )
-    for table, entry in config["tables"].items():
-        rows = rows_of(table)
-        for row in rows:
-            refuse_unknown_row(table, row)
-        labels = [row["label"] for row in rows]
-        if len(set(labels)) < len(labels):
-            raise WorkflowError(f"tables: {table}: two rows have the same label")
-        if entry.get("reference_row", labels[0]) not in labels:
-            raise WorkflowError(f"tables: {table}: reference_row: {entry['reference_row']!r} is not the label of a row")
-        published = published_figures(table)
-        if published and not Path(published).is_file():
-            raise WorkflowError(f"tables: {table}: published: there is no {published}")
-        for model in entry.get("kaplan_meier", []):
-            if model not in {row["model"] for row in rows}:
-                raise WorkflowError(f"tables: {table}: kaplan_meier: {model!r} is not the model of a row")
-
-
-def refuse_unknown_row(table, row):
-    """Refuse a row whose cohort, task, protocol or model is not defined, or whose model cannot be built."""
-    for key in ("cohort", "task", "protocol", "model"):
-        known = (
-            config["cohorts"][row["cohort"]]["models"]
-            if key == "model" and imported(row["cohort"])
-            else config[f"{key}s"]
-        )
-        if row.get(key) not in known:
-            raise WorkflowError(
-                f"tables: {table}: row {row['label']!r}: {key}: {row.get(key)!r} is not an entry of `{key}s`"
-            )
-    task, protocol = config["tasks"][row["task"]], config["protocols"][row["protocol"]]
-    entry = config["tables"][table]
-    wrong = [metric for metric in entry["metrics"] if (metric in SURVIVAL_METRICS) != (task["kind"] == "survival")]
-    if wrong or ("kaplan_meier" in entry and task["kind"] != "survival"):
-        what = f"metrics: {', '.join(wrong)}" if wrong else "kaplan_meier"
-        raise WorkflowError(f"tables: {table}: {what}: not for {row['task']}, which is a {task['kind']} task")
-    if imported(row["cohort"]):
-        return
-    if protocol["kind"] == "given" and row["protocol"] not in config["cohorts"][row["cohort"]].get("splits", {}):
-        raise WorkflowError(f"cohorts: {row['cohort']}: splits: {row['protocol']} is missing, which {table} asks for")
-    entry = MODELS[row["model"]]
-    for key in ("class", "inputs"):
-        if not entry.get(key):
-            raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
-    class_file(row["model"])
-    tiles = entry["inputs"].get("tiles", {}).get("features")
-    if "tiles" in entry["inputs"] and tiles not in config.get("slide_features", {}):
-        raise WorkflowError(
-            f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"
-        )
-
-
 def imported(cohort):
     """Whether a cohort consists of somebody's released predictions instead of data to train on."""
     return config["cohorts"][cohort]["source"] == "published_predictions"
 
 
+def layout(cohort):
+    """How a cohort's raw files are laid out: as its source says, or, if they are simulated, whose they imitate."""
+    entry = config["cohorts"][cohort]
+    if entry["source"] != "simulated":
+        return entry["source"]
+    return "ivygap" if entry["simulated"].get("study") == "ivygap" else "gdc"
+
+
 def cohorts_from(*sources):
     """A regular expression of the cohorts with these sources, for wildcard constraints."""
     return "|".join(name for name, entry in config["cohorts"].items() if entry["source"] in sources) or "(?!)"
+
+
+def cohorts_laid_out_as(*layouts):
+    """A regular expression of the cohorts whose files have one of these layouts."""
+    return "|".join(name for name in config["cohorts"] if layout(name) in layouts) or "(?!)"
+
+
+def members(cohort):
+    """The cohorts that a meta cohort consists of; any other cohort is its own only member."""
+    return config["cohorts"][cohort].get("cohorts", [cohort]) if layout(cohort) == "meta" else [cohort]
 
 
 def simulated_folder(cohort):
@@ -194,8 +153,11 @@ def available(cohort):
     """Whether the cohort's files can be had; known once the manifest was made."""
     if imported(cohort):
         return True
-    with checkpoints.manifest.get(cohort=cohort).output.availability.open() as file:
-        return json.load(file)["available"]
+    for member in members(cohort):
+        with checkpoints.manifest.get(cohort=member).output.availability.open() as file:
+            if not json.load(file)["available"]:
+                return False
+    return True
 
 
 def in_mirror(cohort):
@@ -208,18 +170,55 @@ def in_mirror(cohort):
 
 
 def inputs_of_run(wildcards):
-    """Files of the tabular blocks and tiles that a model's entry lists under `inputs`."""
+    """Files of a run: a table per block under `inputs`, and what the choice of their columns needs."""
     folder, inputs = f"results/{wildcards.cohort}", MODELS[wildcards.model]["inputs"]
-    files = {
-        "expression": "genomics/expression.parquet",
-        "alterations": "genomics/alterations.parquet",
-        "clinical": "cases.parquet",
-    }
-    chosen = {name: f"{folder}/{files[name]}" for name in inputs if name != "tiles"}
+    blocks = {name: options for name, options in inputs.items() if name != "tiles"}
+    chosen = {name: f"{folder}/{table_of(name, options)}" for name, options in blocks.items()}
     if "tiles" in inputs:
         slides = f"{folder}/slides/{inputs['tiles']['features']}"
         chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet"}
-    return chosen
+    if any("group" in options for options in blocks.values()):
+        chosen["groups"] = f"{folder}/genomics/gene_groups.tsv"
+    if any(options.get("per_source") for options in blocks.values()):
+        chosen["cases"] = f"{folder}/cases.parquet"
+    for selection in selections_in(inputs):
+        chosen[f"selection_{selection}"] = f"{folder}/genomics/selections/{selection}/{wildcards.protocol}.parquet"
+    lists = [options["columns"] for options in blocks.values() if isinstance(options.get("columns"), str)]
+    return chosen | ({"lists": sorted(set(lists))} if lists else {})
+
+
+def table_of(block, options):
+    """Where a tabular block lies under its cohort's folder."""
+    if block == "scgpt":
+        return f"genomics/embeddings/{options['embedding']}/{options.get('smoothing') or 'raw'}.parquet"
+    table = options.get("from", block)
+    return "cases.parquet" if table == "clinical" else f"genomics/{table}.parquet"
+
+
+def selections_in(inputs):
+    """The gene selections that a model's inputs name."""
+    return sorted({options["selection"] for options in inputs.values() if "selection" in options})
+
+
+def counts_for(cohort, selection):
+    """The matrix with the counts, for a selection whose ranking needs them; a published table has none."""
+    counts = config["gene_selections"][selection].get("flavour") == "seurat_v3"
+    return f"results/{cohort}/genomics/expression.h5ad" if counts and layout(cohort) != "published_tables" else []
+
+
+def panel_for(selection):
+    """The panel of an embedding, for a selection that takes its genes."""
+    embedding = config["gene_selections"][selection].get("panel")
+    return f"results/embeddings/{embedding}/panel.tsv" if embedding else []
+
+
+def selections_of_cohort(cohort):
+    """The gene selections that the rows of any table use on a cohort, for each protocol."""
+    rows = [row for table in config["tables"] for row in rows_of(table) if row["cohort"] == cohort and runs(row)]
+    pattern = "results/{cohort}/genomics/selections/{selection}/{protocol}.parquet"
+    return sorted(
+        {pattern.format(selection=name, **row) for row in rows for name in selections_in(MODELS[row["model"]]["inputs"])}
+    )
 
 
 def modalities_of(cohort, task):
@@ -269,5 +268,10 @@ wildcard_constraints:
     table="|".join(config["tables"]),
     model=r"[^/]+",
     features="|".join(config.get("slide_features", {})) or "(?!)",
+    selection="|".join(config.get("gene_selections", {})) or "(?!)",
+    atlas="|".join(config.get("atlases", {})) or "(?!)",
+    embedding="|".join(config.get("embeddings", {})) or "(?!)",
+    smoothing="|".join(config.get("smoothings", {})) or "(?!)",
+    bank="mixed|single|held_out_mixed|held_out_single",
     split=r"\d+",
     seed=r"\d+",

@@ -4,9 +4,14 @@ import os
 import sys
 
 
+# The kinds of genomic file of which some may be set aside, by the layout of the cohort.
+EXCLUDED_BY = {"gdc": ("expression", "alterations"), "ivygap": ("expression",)}
+
+
 def simulated_table(table):
     """Whether a table rests on a simulated cohort: such figures are never set beside published ones."""
-    return any(config["cohorts"][row["cohort"]]["source"] == "simulated" for row in rows_of(table))
+    cohorts = {name for row in rows_of(table) for name in members(row["cohort"])}
+    return any(config["cohorts"][name]["source"] == "simulated" for name in cohorts)
 
 
 def row_of(table, model):
@@ -20,21 +25,35 @@ def title_of_row(table, model):
     return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}{note}"
 
 
+def title_of_embedding(embedding):
+    """Heading of what is shown of an embedding; says what of it is simulated."""
+    entry = config["embeddings"][embedding]
+    parts = {"checkpoint": entry["checkpoint"], "cells": config["atlases"][entry["atlas"]]["source"]}
+    simulated = [name for name, source in parts.items() if source == "simulated"]
+    return f"{embedding} (simulated {' and '.join(simulated)})" if simulated else embedding
+
+
 def per_row(pattern, table):
-    """A file for every row of a table whose cohort can be had."""
-    return sorted({pattern.format(**row) for row in rows_of(table) if available(row["cohort"])})
+    """A file for every row of a table that can be run."""
+    return sorted({pattern.format(**row) for row in rows_of(table) if runs(row)})
+
+
+def absent_rows(table):
+    """Why rows cannot be run although their cohort can be had, by label: weights or cells are not there."""
+    reasons = {row["label"]: absent_files(row["model"]) for row in rows_of(table) if not imported(row["cohort"])}
+    return {label: reason for label, reason in reasons.items() if reason}
 
 
 def metrics_shown():
     """The tidy metrics of every cohort that can be had."""
-    cohorts = {row["cohort"] for table in config["tables"] for row in rows_of(table)}
-    return [f"results/{cohort}/metrics.parquet" for cohort in sorted(cohorts) if available(cohort)]
+    cohorts = {row["cohort"] for table in config["tables"] for row in rows_of(table) if runs(row)}
+    return [f"results/{cohort}/metrics.parquet" for cohort in sorted(cohorts)]
 
 
 def availability_of(table):
     """The files that say whether a table's cohorts can be had."""
-    cohorts = sorted({row["cohort"] for row in rows_of(table) if not imported(row["cohort"])})
-    return [f"resources/{cohort}/availability.json" for cohort in cohorts]
+    cohorts = {name for row in rows_of(table) if not imported(row["cohort"]) for name in members(row["cohort"])}
+    return [f"resources/{cohort}/availability.json" for cohort in sorted(cohorts)]
 
 
 def published_figures(table):
@@ -47,7 +66,7 @@ def metrics_of_cohort(cohort):
     """Metrics of every model that a table evaluates on a cohort."""
     pattern = "results/{cohort}/metrics/{task}/{protocol}/{model}.parquet"
     rows = [row for table in config["tables"] for row in rows_of(table)]
-    return sorted({pattern.format(**row) for row in rows if row["cohort"] == cohort})
+    return sorted({pattern.format(**row) for row in rows if row["cohort"] == cohort and runs(row)})
 
 
 def predictions_of_row(table, model):
@@ -64,35 +83,36 @@ def figures_shown():
         f"results/figures/{table}/kaplan_meier_{model}.svg"
         for table, entry in config["tables"].items()
         for model in entry.get("kaplan_meier", [])
-        if available(row_of(table, model)["cohort"])
-    ]
+        if runs(row_of(table, model))
+    ] + [f"results/figures/embeddings/{embedding}/interpolation.svg" for embedding in embeddings_shown()]
 
 
 def runs_shown():
     """The distinct (cohort, task) pairs of all tables whose cohort can be had and is trained on here."""
     rows = [row for table in config["tables"] for row in rows_of(table)]
-    pairs = {(row["cohort"], row["task"]) for row in rows if not imported(row["cohort"])}
-    return sorted(pair for pair in pairs if available(pair[0]))
+    return sorted({(row["cohort"], row["task"]) for row in rows if not imported(row["cohort"]) and runs(row)})
 
 
 def report_files(kind):
-    """Files of one kind for the report: excluded, populations, slides, sheets or reachable."""
+    """Files of one kind for the report: excluded, populations, slides, sheets, reachable, filters or smoothings."""
     cohorts = sorted({cohort for cohort, _ in runs_shown()})
-    with_files = [cohort for cohort in cohorts if config["cohorts"][cohort]["source"] in ("simulated", "gdc")]
+    with_files = [cohort for cohort in cohorts if layout(cohort) in EXCLUDED_BY]
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
     features = sorted({modalities_of(cohort, task).get("index") for cohort, task in runs_shown()} - {None})
     return {
         "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts]
         + [
-            f"results/{cohort}/genomics/excluded_{k}.tsv"
+            f"results/{cohort}/genomics/excluded_{kind}.tsv"
             for cohort in with_files
-            for k in ("expression", "alterations")
+            for kind in EXCLUDED_BY[layout(cohort)]
         ]
         + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()],
         "populations": [f"results/{cohort}/populations/{task}.parquet" for cohort, task in runs_shown()],
         "slides": [str(Path(index).with_name("slides.parquet")) for index in features],
         "sheets": [str(Path(index).with_name("contact_sheet.png")) for index in features],
         "reachable": [f"results/{cohort}/reachable.json" for cohort in simulated],
+        "filters": [f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if selections_of_cohort(cohort)],
+        "smoothings": [f"results/embeddings/{name}/smoothings.csv" for name in embeddings_shown() if smoothings_of(name)],
     }[kind]
 
 
@@ -114,12 +134,14 @@ def heading(path):
     if rest[0] == "slides":
         return f"{label}, {rest[1]}"
     task = config["tasks"].get(about[0], {}).get("label", about[0])
-    return label if rest == ["reachable.json"] else f"{label}, {names.get(about[0], task)}"
+    return label if rest[-1] in ("reachable.json", "gene_filters.tsv") else f"{label}, {names.get(about[0], task)}"
 
 
 def caption(path):
     """What a figure shows: the title of its table, or of the row whose risk groups it draws."""
     table, name = Path(path).parts[-2:]
+    if Path(path).parts[2] == "embeddings":
+        return f"{title_of_embedding(table)}: distance to the end of a walk from one cell type to another"
     model = Path(name).stem.removeprefix("kaplan_meier_")
     return config["tables"][table]["title"] if name.startswith("intervals") else title_of_row(table, model)
 
@@ -129,6 +151,3 @@ def provenance():
     settings = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
     files = " and ".join(os.path.relpath(file) for file in workflow.configfiles) or "command line"
     return {"configuration": files, "configuration digest": settings[:16], "Python": sys.version.split()[0]}
-
-
-refuse_unknown_references()

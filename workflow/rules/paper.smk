@@ -24,6 +24,8 @@ rule table:
         name="{table}",
         entry=lookup("tables/{table}", within=config),
         simulated=lambda wildcards: simulated_table(wildcards.table),
+        absent=lambda wildcards: absent_rows(wildcards.table),
+        members=lambda wildcards: {row["cohort"]: members(row["cohort"]) for row in rows_of(wildcards.table)},
         code=code("table.py"),
     message:
         "Making the table {wildcards.table}"
@@ -88,6 +90,31 @@ rule figure_kaplan_meier:
         "../scripts/figure_kaplan_meier.py"
 
 
+rule figure_interpolation:
+    input:
+        distances="results/embeddings/{embedding}/interpolation.parquet",
+    output:
+        svg="results/figures/embeddings/{embedding}/interpolation.svg",
+        png="results/figures/embeddings/{embedding}/interpolation.png",
+    log:
+        "logs/figures/embeddings/{embedding}/interpolation.log",
+    benchmark:
+        "benchmarks/figures/embeddings/{embedding}/interpolation.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        title=lambda wildcards: title_of_embedding(wildcards.embedding),
+        code=code("figure_interpolation.py"),
+    message:
+        "Drawing what smoothing does to the space of {wildcards.embedding}"
+    script:
+        "../scripts/figure_interpolation.py"
+
+
 rule figures:
     input:
         lambda wildcards: figures_shown(),
@@ -127,6 +154,8 @@ rule report:
         slides=lambda wildcards: report_files("slides"),
         sheets=lambda wildcards: report_files("sheets"),
         reachable=lambda wildcards: report_files("reachable"),
+        filters=lambda wildcards: report_files("filters"),
+        smoothings=lambda wildcards: report_files("smoothings"),
     output:
         html="results/report/index.html",
     log:
@@ -151,6 +180,8 @@ rule report:
         slides=lambda wildcards, input: described(input.slides, heading),
         sheets=lambda wildcards, input: described(input.sheets, heading),
         reachable=lambda wildcards, input: described(input.reachable, heading),
+        filters=lambda wildcards, input: described(input.filters, heading),
+        smoothings=lambda wildcards, input: described(input.smoothings, lambda path: title_of_embedding(Path(path).parts[2])),
         provenance=provenance(),
         code=code("report.py"),
     message:

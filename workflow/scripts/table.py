@@ -19,13 +19,18 @@ published_path = snakemake.input.get("published")
 published = check_published(read_table(published_path), published_path) if published_path else None
 
 found = {Path(path).parent.name: json.loads(Path(path).read_text()) for path in snakemake.input.get("availability", [])}
-reasons = {cohort: answer["reason"] for cohort, answer in found.items() if not answer["available"]}
+absent = {cohort: answer["reason"] for cohort, answer in found.items() if not answer["available"]}
+reasons = {
+    cohort: "; ".join(absent[member] for member in members if member in absent)
+    for cohort, members in snakemake.params.members.items()
+    if not absent.keys().isdisjoint(members)
+}
 
 table = build_table(
     entry,
     summarise_rows(entry, metrics),
     published=published,
-    unavailable=unavailable_rows(entry, reasons),
+    unavailable=snakemake.params.absent | unavailable_rows(entry, reasons),
     name=name,
     simulated=snakemake.params.simulated,
 )

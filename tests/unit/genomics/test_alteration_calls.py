@@ -25,7 +25,9 @@ def maf(path, case, *variants):
 
 def copy_number(path, *genes):
     lines = ["gene_id\tgene_name\tchromosome\tstart\tend\tcopy_number\tmin_copy_number\tmax_copy_number"]
-    lines += [f"ENSG{n}.1\t{name}\t{where}\t1\t2\t{c}\t{c}\t{c}" for n, (name, where, c) in enumerate(genes)]
+    lines += [
+        f"ENSG{9 * 10**10 + n}.1\t{name}\t{where}\t1\t2\t{c}\t{c}\t{c}" for n, (name, where, c) in enumerate(genes)
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -68,6 +70,15 @@ def test_calls_are_relative_to_the_ploidy(tmp_path):
     assert read_copy_number(path).loc[list("ABCDEFGH")].tolist() == [-2, -1, -1, -1, 0, 1, 2, 0]
 
 
+def test_former_names_become_the_approved_ones(tmp_path):
+    mutations = maf(tmp_path / "1.maf.gz", "C-1", ("MLL", "Missense_Mutation"), ("NOGENE", "Missense_Mutation"))
+    assert read_maf(mutations, "C-1") == {"KMT2A", "NOGENE"}
+    path = tmp_path / "1.tsv"
+    copy_number(path, ("MLL", "chr11", 2), ("LOC1", "chr2", 2))
+    path.write_text(path.read_text().replace("ENSG90000000000.1", "ENSG00000118058.23"))
+    assert read_copy_number(path).index.tolist() == ["KMT2A", "LOC1"]
+
+
 def test_sex_chromosomes_and_ambiguous_symbols_are_left_out(tmp_path):
     path = copy_number(
         tmp_path / "1.tsv", ("A", "chr1", 2), ("Y_RNA", "chr1", 1), ("Y_RNA", "chr2", 3), ("AR", "chrX", 1)
@@ -98,7 +109,7 @@ def cohort(tmp_path):
         genes = [("IDH1", "Missense_Mutation")] * (n < 5) + [("RARE", "Nonsense_Mutation")] * (n == 0)
         mafs.append((case, maf(tmp_path / f"{n}.maf.gz", case, *genes)))
         values = {"EGFR": 9 if n < 4 else 2, "CDKN2A": 0 if n in (3, 4) else 2, "GAIN": 3}
-        rest = [(f"R{k}", "chr2", 2) for k in range(9)]
+        rest = [(f"LOC{k}", "chr2", 2) for k in range(9)]
         rows = [(gene, "chr7", c) for gene, c in values.items()]
         copies.append((case, copy_number(tmp_path / f"{n}.tsv", *rows, *rest)))
     return mafs, copies
@@ -115,10 +126,10 @@ def test_frequent_and_named_alterations_make_the_matrix(tmp_path):
     assert excluded.empty
     frequent, _ = alteration_matrix(mafs, copies, min_frequency=0.5)  # in three of ten or more
     assert frequent.columns.tolist() == ["case_id", "IDH1_mut", "EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv"]
-    named, _ = alteration_matrix(mafs, copies, genes=["R1", "RARE"], min_frequency=0.3)
-    assert named.columns.tolist()[1:4] == ["IDH1_mut", "R1_mut", "RARE_mut"]
-    assert named.columns.tolist()[4:] == ["EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv", "R1_cnv"]
-    assert (named["R1_cnv"] == 0).all()
+    named, _ = alteration_matrix(mafs, copies, genes=["LOC1", "RARE"], min_frequency=0.3)
+    assert named.columns.tolist()[1:4] == ["IDH1_mut", "LOC1_mut", "RARE_mut"]
+    assert named.columns.tolist()[4:] == ["EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv", "LOC1_cnv"]
+    assert (named["LOC1_cnv"] == 0).all()
     with pytest.raises(InputError, match="`genes` names CDKN2C: no copy number file and no MAF knows them"):
         alteration_matrix(mafs, copies, genes=["CDKN2C"])
 

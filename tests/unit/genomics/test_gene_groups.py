@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from histofuse.genomics.genes import gene_names
-from histofuse.genomics.groups import BOTH, columns_of, read_groups, resolve
+from histofuse.genomics.groups import BOTH, columns_of, count_selected, read_groups, resolve
 from histofuse.io import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -229,3 +229,15 @@ def test_sizes_after_the_cut_by_variance():
     print(pd.DataFrame({"measured": measured, "kept": after, "share": after / measured}).to_string())
     assert measured[["tumour", "microenvironment"]].tolist() == [77, 168]
     assert after[["tumour", "microenvironment"]].tolist() == pytest.approx([47, 135], abs=2)
+
+
+def test_counts_of_a_selection_are_the_range_over_splits():
+    resolved = pd.DataFrame({"gene": ["A", "B", "C"], "group": ["tumour", "tumour", "microenvironment"], "source": ""})
+    selection = pd.DataFrame(
+        {
+            "split": [0, 0, 0, 1, 1, 1],
+            "gene": ["A", "B", "C"] * 2,
+            "selected": [True, True, False, True, False, False],
+        }
+    )
+    assert count_selected(resolved, ["tumour", "microenvironment", "kinases"], selection) == ["1–2", "0", "0"]

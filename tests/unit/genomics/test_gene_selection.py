@@ -7,7 +7,7 @@ import pytest
 import scanpy
 
 from histofuse.genomics import selection
-from histofuse.genomics.selection import highly_variable, read_counts, select_genes
+from histofuse.genomics.selection import highly_variable, read_counts, select_genes, select_panel
 from histofuse.io import InputError
 
 
@@ -129,3 +129,16 @@ def test_the_flavour_of_counts_needs_counts(log_tpm, counts, monkeypatch, tmp_pa
     monkeypatch.setattr(selection, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package scikit-misc, which is not installed"):
         highly_variable(log_tpm, 10, "seurat_v3", counts)
+
+
+def test_panel_is_the_same_for_every_split():
+    log_tpm = pd.DataFrame(0.0, index=["a", "b"], columns=["EGFR", "GFAP", "OLIG2"])
+    splits = pd.DataFrame({"split": [0, 1], "case_id": ["a", "b"], "part": "train"})
+    panel = pd.DataFrame({"gene": ["OLIG2", "SOX2", "EGFR"], "score": [3.0, 2.0, 1.0], "rank": [1, 2, 3]})
+
+    selection = select_panel(log_tpm, splits, panel)
+
+    assert selection.groupby("split")["gene"].agg(list).tolist() == [["EGFR", "GFAP", "OLIG2"]] * 2
+    assert selection["selected"].tolist() == [True, False, True] * 2
+    with pytest.raises(InputError, match="none of the panel's 1 genes"):
+        select_panel(log_tpm, splits, panel[panel["gene"] == "SOX2"])

@@ -143,6 +143,13 @@ def test_a_live_answer_must_be_json(server, tmp_path):
         fetch_file(row(f"{server.address}/html", kind="clinical", filename="cases.json"), tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["ivygap_expression", "ivygap_tumors"])
+def test_ivygaps_files_must_not_be_a_web_page(server, tmp_path, kind):
+    with pytest.raises(InputError, match="got a web page"):
+        fetch_file(row(f"{server.address}/html", kind=kind, filename="tumor_details.csv"), tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_a_verified_file_is_kept_and_a_damaged_one_is_fetched_again(server, tmp_path):
     wanted = good(f"{server.address}/ok")
     path = fetch_file(wanted, tmp_path)

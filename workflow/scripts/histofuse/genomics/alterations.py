@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from histofuse.genomics.files import read_gdc_table, read_or_set_aside
+from histofuse.genomics.genes import gene_names
 from histofuse.io import InputError
 
 MAF_COLUMNS = ("Hugo_Symbol", "Variant_Classification", "Tumor_Sample_Barcode")
@@ -34,7 +36,7 @@ MOST_UNCALLED = 0.5  # share of autosomal genes without a copy number above whic
 
 
 def read_maf(path: str | Path, case_id: str) -> frozenset[str]:
-    """The symbols of the genes with a mutation that changes the protein (`NON_SILENT`) in one case's MAF.
+    """The canonical symbols of the genes with a mutation that changes the protein (`NON_SILENT`) in a case's MAF.
 
     Comment lines and gzip are understood; a MAF without a variant is a tumour without one. Raises InputError
     when a column is missing, a row has no gene or class, or the variants are of another patient.
@@ -48,11 +50,12 @@ def read_maf(path: str | Path, case_id: str) -> frozenset[str]:
     if strangers.any():
         other = table.loc[strangers, "Tumor_Sample_Barcode"].iloc[0]
         raise InputError(f"{path}: the manifest says case {case_id}, the file has variants of {other}")
-    return frozenset(table.loc[table["Variant_Classification"].isin(NON_SILENT), "Hugo_Symbol"].astype(str))
+    changed = table.loc[table["Variant_Classification"].isin(NON_SILENT), "Hugo_Symbol"].astype(str)
+    return frozenset(_canonical(tuple(changed)))
 
 
 def read_copy_number(path: str | Path) -> pd.Series:
-    """Calls −2..2 (int8) by gene symbol from one gene-level copy number file (whole copies, as ASCAT gives
+    """Calls −2..2 (int8) by canonical gene symbol from one gene-level copy number file (whole copies, as ASCAT gives
     them).
 
     The ploidy is the median over autosomal genes. No copy is −2 (homozygous deletion), fewer than the ploidy
@@ -69,8 +72,9 @@ def read_copy_number(path: str | Path) -> pd.Series:
         raise InputError(
             f"{path}, line {first_line + row}: copy_number is {table['copy_number'][row]}, not a number ≥ 0"
         )
-    usable = table["chromosome"].isin(_AUTOSOMES) & ~table["gene_name"].duplicated(keep=False)
-    names, copies = table.loc[usable, "gene_name"], copies[usable].to_numpy(float)
+    names = pd.Series(_canonical(tuple(table["gene_name"].astype(str)), tuple(table["gene_id"].astype(str))))
+    usable = table["chromosome"].isin(_AUTOSOMES) & ~names.duplicated(keep=False)
+    names, copies = names[usable], copies[usable].to_numpy(float)
     if not len(copies) or np.isnan(copies).mean() > MOST_UNCALLED:
         raise InputError(f"{path}: most autosomal genes have no copy number")
     ploidy = np.round(np.nanmedian(copies))
@@ -78,6 +82,12 @@ def read_copy_number(path: str | Path) -> pd.Series:
     calls[copies >= ploidy + HIGH_GAIN] = 2
     calls[copies == 0] = -2
     return pd.Series(np.nan_to_num(calls).astype(np.int8), index=pd.Index(names.astype(str)))
+
+
+@lru_cache(maxsize=4)  # the files of a cohort list the same sixty thousand genes
+def _canonical(symbols: tuple[str, ...], gene_ids: tuple[str, ...] | None = None) -> list[str]:
+    """Canonical symbols; a gene without one keeps its own."""
+    return gene_names().canonical(symbols, gene_ids, keep_unknown=True)[0]
 
 
 def alteration_matrix(
@@ -107,6 +117,7 @@ def alteration_matrix(
         raise InputError("no case has both mutations and copy number")
     enough = min_frequency / 2 * len(ids)
     found = pd.Series([gene for case in ids for gene in mutated[case]], dtype=str).value_counts()
+    genes = _canonical(tuple(genes))
     absent = sorted(set(genes) - set(names) - set(found.index))
     if absent:
         raise InputError(f"`genes` names {', '.join(absent)}: no copy number file and no MAF knows them")

@@ -148,3 +148,17 @@ def columns_of(resolved: pd.DataFrame, group_names: Sequence[str]) -> list[str]:
             f"cohort; there are {', '.join(there)}"
         )
     return sorted(resolved.loc[resolved["group"].isin(list(group_names)), "gene"].unique())
+
+
+def count_selected(resolved: pd.DataFrame, group_names: Sequence[str], selection: pd.DataFrame) -> list[str]:
+    """How many genes of each group a selection (`split, gene, selected`) keeps, as "least–most" over its splits."""
+    chosen = selection[selection["selected"]]
+    counts = []
+    for group in group_names:
+        genes = set(resolved.loc[resolved["group"] == group, "gene"])
+        per_split = [
+            sum(gene in genes for gene in chosen.loc[chosen["split"] == s, "gene"]) for s in selection["split"].unique()
+        ]
+        least, most = min(per_split), max(per_split)
+        counts.append(str(least) if least == most else f"{least}–{most}")
+    return counts

@@ -92,6 +92,19 @@ def select_genes(
     return pd.concat(frames, ignore_index=True)
 
 
+def select_panel(log_tpm: pd.DataFrame, splits: pd.DataFrame, panel: pd.DataFrame) -> pd.DataFrame:
+    """The genes of an embedding's `panel` (`gene, rank, score`) as a selection, the same for every split.
+
+    The panel was chosen on an atlas, without a look at any case; genes that the cohort lacks are left out.
+    """
+    found = pd.DataFrame({"gene": log_tpm.columns.to_numpy(str)}).merge(panel, on="gene", how="left")
+    found["selected"] = found["rank"].notna()
+    if not found["selected"].any():
+        raise InputError(f"none of the panel's {len(panel)} genes is among the cohort's {len(found)}")
+    frames = [found.assign(split=split) for split in sorted(splits["split"].unique())]
+    return pd.concat(frames, ignore_index=True)[["split", "gene", "score", "rank", "selected"]]
+
+
 def read_counts(path: str | Path) -> pd.DataFrame:
     """The counts [case, gene] of a cohort's expression.h5ad. Raises InputError where there are none, or no file."""
     if not path:

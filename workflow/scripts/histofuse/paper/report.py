@@ -23,6 +23,7 @@ REACHABLE_NAMES = {
     "tumour": "Tumour factor alone",
     "microenvironment": "Microenvironment factor alone",
 }
+_SMOOTHED = "{}: mixtures and single cells of held-out donors"
 STYLE = """ :root { color-scheme: light; } body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a;
 max-width: 72rem; margin: 0 auto; padding: 1rem 1.5rem 4rem; } h1 { font-size: 1.7rem; margin-bottom: 0; } h2
 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; } h3 { font-size: 1.05rem; margin-bottom: .4rem; } nav a
@@ -45,7 +46,8 @@ class Report:
     `tables` are HTML sections (`render.to_html`); `figures` and `sheets` are (path of an SVG or PNG,
     caption); `excluded` has the columns `where, what, id, reason` (what: case or slide); `used` counts
     (where, what) that took part; `reachable` gives for each simulated cohort the C-index of each latent risk;
-    `provenance` is shown as it is.
+    `filters` are (cohort, genes of each group left by each filter); `smoothings` are (embedding, scores on held-out
+    donors); `provenance` is shown as it is.
     """
 
     title: str
@@ -55,6 +57,8 @@ class Report:
     excluded: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["where", "what", "id", "reason"]))
     used: Mapping[tuple[str, str], int] = field(default_factory=dict)
     reachable: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    filters: Sequence[tuple[str, pd.DataFrame]] = ()
+    smoothings: Sequence[tuple[str, pd.DataFrame]] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -64,6 +68,11 @@ def to_page(report: Report) -> str:
         "tables": ("Tables", "\n".join(report.tables)),
         "reachable": ("What can be reached", "".join(_reachable(*item) for item in report.reachable.items())),
         "figures": ("Figures", "\n".join(_figure(path, caption) for path, caption in report.figures)),
+        "genes": ("Genes", "".join(_frame(f"{name}: genes of each group", frame) for name, frame in report.filters)),
+        "smoothings": (
+            "Smoothed embeddings",
+            "".join(_frame(_SMOOTHED.format(name), frame) for name, frame in report.smoothings),
+        ),
         "exclusions": ("Cases and slides", _exclusions(report.excluded, report.used)),
         "slides": ("Contact sheets", "\n".join(_figure(path, caption) for path, caption in report.sheets)),
         "provenance": ("What ran", _pairs(report.provenance)),
@@ -117,6 +126,15 @@ def _figure(path: str | Path, caption: str) -> str:
 def _reachable(cohort: str, values: Mapping[str, float]) -> str:
     named = {REACHABLE_NAMES.get(name, name): f"{value:.3f}" for name, value in values.items()}
     return f"<h3>{html.escape(cohort)}: Harrell C of the risks behind the simulation</h3>{_pairs(named)}"
+
+
+def _frame(heading: str, frame: pd.DataFrame) -> str:
+    """A small frame as it is, under a heading; numbers with three decimals."""
+    shown = frame.map(lambda value: f"{value:.3f}" if isinstance(value, float) else str(value))
+    head = "".join(f"<th>{html.escape(str(name).replace('_', ' '))}</th>" for name in shown)
+    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in row) + "</tr>" for row in shown.to_numpy())
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    return f'<h3>{html.escape(heading)}</h3><div class="scroll">{table}</div>'
 
 
 def _exclusions(excluded: pd.DataFrame, used: Mapping[tuple[str, str], int]) -> str:

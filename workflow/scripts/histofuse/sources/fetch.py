@@ -80,7 +80,8 @@ def fetch_file(
 def problem_with(path: Path, row: Mapping[str, str]) -> str | None:
     """Say how a file differs from its manifest row (size, md5, sha256), or None if it does not.
 
-    A live API answer has no checksum: it must at least be JSON, not the HTML page of a proxy.
+    A live API answer has no checksum: it must at least be JSON, and IvyGAP's tables and archive, which have none
+    either, not the HTML page of a proxy or of a portal that moved them.
     """
     size = path.stat().st_size
     if row["size"] and size != int(row["size"]):
@@ -93,6 +94,10 @@ def problem_with(path: Path, row: Mapping[str, str]) -> str | None:
             json.loads(path.read_bytes())
         except ValueError as error:
             return f"expected JSON, got something else ({error})"
+    if row["kind"].startswith("ivygap_"):
+        with path.open("rb") as file:
+            if file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+                return "expected a table or a zip, got a web page (HTML); the portal has moved the file"
     return None
 
 

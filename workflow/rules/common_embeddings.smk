@@ -1,0 +1,72 @@
+"""What an embedding is made of, and which embeddings and smoothings the tables ask for."""
+
+CHECKPOINT_FILES = {"args": "args.json", "vocabulary": "vocab.json", "model": "best_model.pt"}
+BANKS = {"cells": "mixed", "none": "single", "embeddings": "single"}  # what a smoothing is trained on, by its `mix`
+
+
+def checkpoint_of(wildcards):
+    """The three files of an scGPT folder."""
+    folder = config["embeddings"][wildcards.embedding]["checkpoint"]
+    folder = f"resources/scgpt/{wildcards.embedding}" if folder == "simulated" else folder.rstrip("/")
+    return {name: f"{folder}/{file}" for name, file in CHECKPOINT_FILES.items()}
+
+
+def atlas_of(embedding):
+    """The .h5ad file of an embedding's atlas."""
+    name = config["embeddings"][embedding]["atlas"]
+    entry = config["atlases"][name]
+    return entry["file"] if entry["source"] == "file" else f"resources/atlases/{name}.h5ad"
+
+
+def atlas_settings(embedding):
+    """How the file of an embedding's atlas is read."""
+    entry = config["atlases"][config["embeddings"][embedding]["atlas"]]
+    return {key: entry.get(key) for key in ("label", "donor", "layer", "linear", "held_out", "classes")}
+
+
+def bank_of(embedding, smoothing):
+    """The embedded cells that a smoothing is trained on."""
+    return f"results/embeddings/{embedding}/bank/{BANKS[config['smoothings'][smoothing]['mix']]}.npz"
+
+
+def absent_files(model):
+    """Which files of pretrained weights or cells a model needs that are not there; "" if it has all."""
+    inputs = MODELS[model]["inputs"]
+    needed = []
+    if "scgpt" in inputs:
+        entry = config["embeddings"][inputs["scgpt"]["embedding"]]
+        if entry["checkpoint"] != "simulated":
+            needed += [Path(entry["checkpoint"], file) for file in CHECKPOINT_FILES.values()]
+        needed += [Path(file) for file in [config["atlases"][entry["atlas"]].get("file")] if file]
+    if "tiles" in inputs:
+        needed += [Path(file) for file in [weights_file(inputs["tiles"]["features"])] if file]
+    missing = [str(path) for path in needed if not path.is_file()]
+    return f"there is no {', '.join(missing)} (config/pretrained.tsv says where to get it)" if missing else ""
+
+
+def runs(row):
+    """Whether a row of a table can be run: its cohort and the weights its model needs are there."""
+    return available(row["cohort"]) and (imported(row["cohort"]) or not absent_files(row["model"]))
+
+
+def embeddings_shown():
+    """The embeddings that a row of any table reads, of cohorts that can be had."""
+    return sorted({options["embedding"] for options in embedded_inputs() if "embedding" in options})
+
+
+def smoothings_of(embedding):
+    """The smoothings of an embedding that a row of any table reads."""
+    read = {options.get("smoothing") for options in embedded_inputs() if options.get("embedding") == embedding}
+    return sorted(read - {None})
+
+
+def embedded_inputs():
+    """The options of the block `scgpt` of every row that has one."""
+    rows = [row for table in config["tables"] for row in rows_of(table)]
+    inputs = [MODELS[row["model"]]["inputs"] for row in rows if not imported(row["cohort"]) and runs(row)]
+    return [blocks["scgpt"] for blocks in inputs if "scgpt" in blocks]
+
+
+def per_smoothing(file, embedding):
+    """A file of every smoothing of an embedding."""
+    return [f"results/embeddings/{embedding}/smoothings/{name}/{file}" for name in smoothings_of(embedding)]

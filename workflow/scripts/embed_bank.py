@@ -1,0 +1,29 @@
+"""Embed mixtures of an atlas' cells, or single cells: what smoothings are trained on and judged by."""
+
+from pathlib import Path
+
+import numpy as np
+
+from histofuse.genomics.embedding import embed_profiles, prepare_torch
+from histofuse.genomics.scgpt.checkpoint import load_checkpoint
+from histofuse.genomics.smoothing.atlas import read_atlas
+from histofuse.genomics.smoothing.mixup import draw_mixes, mixed_profiles
+from histofuse.io import atomic, read_table, start_log
+
+start_log(snakemake.log[0])
+settings, bank = snakemake.params.settings, snakemake.wildcards.bank
+panel = read_table(snakemake.input.panel)["gene"].tolist()
+atlas = read_atlas(snakemake.input.atlas, **snakemake.params.atlas)
+held_out = bank.startswith("held_out")
+mixes = draw_mixes(
+    atlas,
+    settings.get("held_out", 4000) if held_out else settings.get("bank", 50000),
+    part="held_out" if held_out else "train",
+    seed=settings.get("seed", 0),
+    mixing=bank.endswith("mixed"),
+)
+checkpoint = load_checkpoint(Path(snakemake.input.model).parent, device=prepare_torch(snakemake.threads))
+cells = {**settings, "values": "tpm", "subsets": 0}  # cells are counts, whatever the cases' values are
+embeddings = embed_profiles(checkpoint, mixed_profiles(atlas, mixes, panel), panel, cells)
+with atomic(snakemake.output.bank) as path, path.open("wb") as file:
+    np.savez(file, embeddings=embeddings, targets=mixes.target, classes=np.array(atlas.classes))
