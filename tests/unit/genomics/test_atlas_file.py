@@ -13,6 +13,8 @@ from anndata import AnnData
 from smoothing_examples import CLASSES, annotated, names_of, symbols
 
 from histofuse.genomics.smoothing.atlas import read_atlas, read_classes
+from histofuse.genomics.smoothing.mixup import draw_mixes, mixed_profiles
+from histofuse.genomics.smoothing.panel import choose_panel
 from histofuse.io import InputError
 
 REAL = Path(
@@ -94,6 +96,16 @@ def test_ensembl_ids_come_first_and_symbols_may_be_a_column(tmp_path):
     content.var["feature_name"] = ["something", *symbols(30)[1:]]
     content.var_names = ["ENSG00000000001.7", *(f"ENSG9{number:010d}" for number in range(29))]
     assert read(write(tmp_path, content)).report["genes_found_by"] == {"id": 1, "symbol": 29}
+
+
+def test_ids_that_contradict_the_symbols_are_named_with_the_file(tmp_path):
+    content = annotated(genes=3)
+    content.var_names = ["TP53", "EGFR", "PTEN"]
+    content.var["gene_id"] = ["ENSG00000146648", "ENSG00000171862", "ENSG00000141510"]
+    with pytest.raises(InputError, match=r"cells\.h5ad: .*TP53"):
+        read(write(tmp_path, content), names=None)
+    content.var_names = content.var.pop("gene_id")
+    assert read(write(tmp_path, content), names=None).genes == ["EGFR", "PTEN", "TP53"]
 
 
 def test_layers_and_raw_are_found(tmp_path):
@@ -200,6 +212,7 @@ def test_a_class_of_one_cell_cannot_be_split(tmp_path):
         read(write(tmp_path, content), donor=None)
 
 
+@pytest.mark.filterwarnings("ignore:Element")  # anndata, of files it did not write
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "cells.h5ad"
     with pytest.raises(InputError, match="there is no such file"):
@@ -227,6 +240,7 @@ class Trap:
         return (Path.touch, (Path("trap_was_sprung"),))
 
 
+@pytest.mark.filterwarnings("ignore:Element")
 def test_a_hidden_pickle_is_not_touched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path, annotated())
@@ -258,6 +272,16 @@ def test_real_glioma_cells(tmp_path):
     assert found.report["genes_in_file"] == 10_338
     assert found.report["genes_found_by"]["symbol"] > 8_000
     assert found.report["genes"] > 9_000
+    with pytest.raises(InputError, match="seurat_v3 needs"):  # scikit-misc, or counts
+        choose_panel(found, found.genes)
+    panel = choose_panel(found, found.genes, flavour="seurat")["gene"].tolist()
+    assert len(panel) == 1199
+    assert {"GFAP", "MBP", "C1QB"} & set(panel)
+    mixes = draw_mixes(found, 64)
+    profiles = mixed_profiles(found, mixes, panel)
+    assert profiles.min() >= 0
+    assert (profiles.sum(axis=1) > 0).all()
+    assert profiles.sum(axis=1).max() < 1e4
     by_donor = read_atlas(path, "type", "donor", linear=True, held_out=0.3)
     assert not set(by_donor.donors[by_donor.held_out]) & set(by_donor.donors[~by_donor.held_out])
 
@@ -278,3 +302,4 @@ def test_real_blood_cells(tmp_path):
     found = read_atlas(path, "bulk_labels", linear=True)
     assert len(found.classes) == 10
     assert found.report["genes"] > 650
+    assert len(choose_panel(found, found.genes, size=200, flavour="cell_ranger")) == 200

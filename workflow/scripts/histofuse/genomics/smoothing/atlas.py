@@ -109,7 +109,10 @@ def read_atlas(
     share = _hold_out(path, labels, found, donors if donor else None, held_out, seed)
 
     symbols, ids = _gene_columns(var)
-    canonical, how = (gene_names() if names is None else names).canonical(symbols, ids)
+    try:
+        canonical, how = (gene_names() if names is None else names).canonical(symbols, ids)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if all(name is None for name in canonical):
         raise InputError(f"{path}: none of {len(symbols)} genes is known (the first: {', '.join(symbols[:3])})")
     counts, genes = sum_duplicates(values[kept], canonical)

@@ -6,10 +6,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from histofuse.genomics.genes import gene_names
 from histofuse.genomics.smoothing.atlas import Atlas
 from histofuse.genomics.smoothing.mixup import CP10K
 from histofuse.io import InputError
@@ -64,6 +66,32 @@ def choose_panel(
     genes = np.array(atlas.genes)[columns]
     order = np.lexsort((genes, -score))[: min(size, int(np.isfinite(score).sum()))]
     return pd.DataFrame({"gene": genes[order], "score": score[order], "rank": np.arange(1, len(order) + 1)})
+
+
+def given_panel(path: str | Path, atlas: Atlas, in_vocabulary: Collection[str]) -> pd.DataFrame:
+    """A panel of one's own: genes listed in a text file, one per line (empty lines and `#` comments are skipped).
+
+    Returns a frame like `choose_panel`'s, in the order of the file, without scores. Raises InputError naming the
+    genes that nobody knows, that the atlas or the vocabulary lacks, or that are there twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of genes ({error})") from error
+    listed = [name for name in (line.partition("#")[0].strip() for line in lines) if name]
+    if not listed:
+        raise InputError(f"{path}: lists no gene")
+    genes, _ = gene_names().canonical(listed)
+    have = set(atlas.genes) & set(in_vocabulary)
+    wrong = {
+        "known by no such name": [name for name, gene in zip(listed, genes) if gene is None],
+        "not in both the atlas and the vocabulary": [gene for gene in genes if gene is not None and gene not in have],
+        "there twice": sorted({gene for gene in genes if gene is not None and genes.count(gene) > 1}),
+    }
+    for what, names in wrong.items():
+        if names:
+            raise InputError(f"{path}: {len(names)} of {len(listed)} genes are {what}: {', '.join(names[:5])}")
+    return pd.DataFrame({"gene": genes, "score": np.nan, "rank": np.arange(1, len(genes) + 1)})
 
 
 def match_panel(panel: Sequence[str], genes: Sequence[str], max_missing: float = 0.2) -> np.ndarray:
