@@ -25,5 +25,5 @@ mixes = draw_mixes(
 checkpoint = load_checkpoint(Path(snakemake.input.model).parent, device=prepare_torch(snakemake.threads))
 cells = {**settings, "values": "tpm", "subsets": 0}  # cells are counts, whatever the cases' values are
 embeddings = embed_profiles(checkpoint, mixed_profiles(atlas, mixes, panel), panel, cells)
-with atomic(snakemake.output.bank) as path, path.open("wb") as file:
-    np.savez(file, embeddings=embeddings, targets=mixes.target, classes=np.array(atlas.classes))
+with atomic(snakemake.output.bank) as path:
+    np.savez(path, embeddings=embeddings, targets=mixes.target, classes=np.array(atlas.classes))

@@ -9,7 +9,7 @@ import scanpy
 from anndata import AnnData
 from smoothing_examples import atlas, symbols
 
-from histofuse.genomics.smoothing.panel import choose_panel, match_panel
+from histofuse.genomics.smoothing.panel import choose_panel, given_panel, match_panel
 from histofuse.io import InputError
 
 CELLS = atlas()
@@ -89,6 +89,26 @@ def test_an_impossible_panel_is_named(options, message):
         choose_panel(CELLS, **{"in_vocabulary": CELLS.genes, "flavour": "variance"} | options)
 
 
+def test_a_given_panel_keeps_its_order(tmp_path):
+    genes = tmp_path / "genes.txt"
+    cells = dataclasses.replace(CELLS, genes=["EGFR", "PTEN", "TP53", *symbols(80)[3:]])
+    genes.write_text("# mine\nTP53\n\nERBB1\nPTEN \nEGFR\n")
+    panel = given_panel(genes, cells, cells.genes)
+    assert panel["gene"].tolist() == ["TP53", "EGFR", "PTEN"]
+    assert panel["rank"].tolist() == [1, 2, 3]
+    for content, vocabulary, message in (
+        ("TP53\nBRAF\n", cells.genes, "1 of 2 genes are not in the atlas: BRAF; take them out"),
+        ("TP53\nEGFR\n", ["TP53"], "1 of 2 genes are not in the encoder's vocabulary: EGFR"),
+        ("# none\n", cells.genes, "there is no gene in it"),
+        ("\n".join(symbols(1200)), symbols(1200), "1200 genes; a profile is shown by 1199 at most"),
+    ):
+        genes.write_text(content)
+        with pytest.raises(InputError, match=rf"genes\.txt: {message}"):
+            given_panel(genes, cells, vocabulary)
+    with pytest.raises(InputError, match="cannot be read as a list of genes"):
+        given_panel(tmp_path / "absent.txt", cells, cells.genes)
+
+
 def test_a_panel_is_found_whatever_the_order():
     panel = ["C", "A", "X", "B", "D"]
     assert match_panel(panel, ["A", "B", "C", "D"]).tolist() == [2, 0, -1, 1, 3]
@@ -106,3 +126,23 @@ def test_a_cohort_that_lacks_too_much_of_the_panel_is_refused():
         match_panel(panel, panel[40:])
     assert (match_panel(panel, panel[20:]) < 0).sum() == 20
     assert (match_panel(panel, panel[40:], max_missing=0.4) < 0).sum() == 40
+
+
+def test_a_panel_of_ones_own_is_checked(tmp_path):
+    path = tmp_path / "panel.txt"
+    cells = dataclasses.replace(CELLS, genes=["EGFR", "GFAP", "KMT2A", *CELLS.genes[3:]])
+    path.write_text("# my genes\nMLL  # a former name\n\nEGFR\n")
+    panel = given_panel(path, cells, {"EGFR", "KMT2A"})
+    assert panel["gene"].tolist() == ["KMT2A", "EGFR"]
+    assert panel["rank"].tolist() == [1, 2]
+    for text, message in (
+        ("", "lists no gene"),
+        ("EGFR\nNO_GENE\n", "1 of 2 genes are known by no such name: NO_GENE"),
+        ("EGFR\nGFAP\n", "1 of 2 genes are not in both the atlas and the vocabulary: GFAP"),
+        ("KMT2A\nMLL\n", "1 of 2 genes are there twice: KMT2A"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            given_panel(path, cells, {"EGFR", "KMT2A"})
+    with pytest.raises(InputError, match="cannot be read as a list of genes"):
+        given_panel(tmp_path / "absent.txt", cells, {"EGFR"})

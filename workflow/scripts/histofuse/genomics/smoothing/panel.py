@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from histofuse.genomics.genes import gene_names
+from histofuse.genomics.genes import gene_names
 from histofuse.genomics.smoothing.atlas import Atlas
 from histofuse.genomics.smoothing.mixup import CP10K
 from histofuse.io import InputError
 
+LARGEST = 1199  # genes that scGPT reads beside the class token
 FLAVOURS = ("seurat_v3", "seurat", "cell_ranger", "variance")
 
 
@@ -23,7 +25,7 @@ def choose_panel(
     atlas: Atlas,
     in_vocabulary: Collection[str],
     canonical: Collection[str] | None = None,
-    size: int = 1199,
+    size: int = LARGEST,
     flavour: str = "seurat_v3",
 ) -> pd.DataFrame:
     """The most variable genes of the atlas' training cells, at most `size` of them.
@@ -91,6 +93,32 @@ def given_panel(path: str | Path, atlas: Atlas, in_vocabulary: Collection[str]) 
     for what, names in wrong.items():
         if names:
             raise InputError(f"{path}: {len(names)} of {len(listed)} genes are {what}: {', '.join(names[:5])}")
+    return pd.DataFrame({"gene": genes, "score": np.nan, "rank": np.arange(1, len(genes) + 1)})
+
+
+def given_panel(path: str | Path, atlas: Atlas, in_vocabulary: Collection[str]) -> pd.DataFrame:
+    """A user's panel, a text file with one gene per line, as `choose_panel` returns one (score NaN, rank by line).
+
+    Former names become approved symbols, and a gene listed twice counts once. A gene that the atlas or the encoder
+    does not have is an InputError: cells could not be shown by it.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of genes ({error})") from error
+    listed = [line for line in lines if line and not line.startswith("#")]
+    genes = list(dict.fromkeys(gene_names().canonical(listed, keep_unknown=True)[0]))
+    if not genes:
+        raise InputError(f"{path}: there is no gene in it")
+    if len(genes) > LARGEST:
+        raise InputError(f"{path}: {len(genes)} genes; a profile is shown by {LARGEST} at most")
+    for what, there in (("the atlas", set(atlas.genes)), ("the encoder's vocabulary", set(in_vocabulary))):
+        missing = [gene for gene in genes if gene not in there]
+        if missing:
+            raise InputError(
+                f"{path}: {len(missing)} of {len(genes)} genes are not in {what}: {', '.join(missing[:5])}"
+                f"{', …' if len(missing) > 5 else ''}; take them out of the list"
+            )
     return pd.DataFrame({"gene": genes, "score": np.nan, "rank": np.arange(1, len(genes) + 1)})
 
 
