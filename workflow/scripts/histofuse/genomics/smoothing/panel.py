@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from histofuse.genomics.genes import gene_names
-from histofuse.genomics.genes import gene_names
 from histofuse.genomics.smoothing.atlas import Atlas
 from histofuse.genomics.smoothing.mixup import CP10K
 from histofuse.io import InputError
@@ -83,6 +82,8 @@ def given_panel(path: str | Path, atlas: Atlas, in_vocabulary: Collection[str]) 
     listed = [name for name in (line.partition("#")[0].strip() for line in lines) if name]
     if not listed:
         raise InputError(f"{path}: lists no gene")
+    if len(listed) > LARGEST:
+        raise InputError(f"{path}: lists {len(listed)} genes; a profile is shown by {LARGEST} at most")
     genes, _ = gene_names().canonical(listed)
     have = set(atlas.genes) & set(in_vocabulary)
     wrong = {
@@ -93,32 +94,6 @@ def given_panel(path: str | Path, atlas: Atlas, in_vocabulary: Collection[str]) 
     for what, names in wrong.items():
         if names:
             raise InputError(f"{path}: {len(names)} of {len(listed)} genes are {what}: {', '.join(names[:5])}")
-    return pd.DataFrame({"gene": genes, "score": np.nan, "rank": np.arange(1, len(genes) + 1)})
-
-
-def given_panel(path: str | Path, atlas: Atlas, in_vocabulary: Collection[str]) -> pd.DataFrame:
-    """A user's panel, a text file with one gene per line, as `choose_panel` returns one (score NaN, rank by line).
-
-    Former names become approved symbols, and a gene listed twice counts once. A gene that the atlas or the encoder
-    does not have is an InputError: cells could not be shown by it.
-    """
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of genes ({error})") from error
-    listed = [line for line in lines if line and not line.startswith("#")]
-    genes = list(dict.fromkeys(gene_names().canonical(listed, keep_unknown=True)[0]))
-    if not genes:
-        raise InputError(f"{path}: there is no gene in it")
-    if len(genes) > LARGEST:
-        raise InputError(f"{path}: {len(genes)} genes; a profile is shown by {LARGEST} at most")
-    for what, there in (("the atlas", set(atlas.genes)), ("the encoder's vocabulary", set(in_vocabulary))):
-        missing = [gene for gene in genes if gene not in there]
-        if missing:
-            raise InputError(
-                f"{path}: {len(missing)} of {len(genes)} genes are not in {what}: {', '.join(missing[:5])}"
-                f"{', …' if len(missing) > 5 else ''}; take them out of the list"
-            )
     return pd.DataFrame({"gene": genes, "score": np.nan, "rank": np.arange(1, len(genes) + 1)})
 
 
