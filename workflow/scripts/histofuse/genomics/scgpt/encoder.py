@@ -108,9 +108,7 @@ class _Network:
     """The transformer, and what is the same for all profiles worked out beforehand.
 
     A token is the sum of a gene's vector and a value's vector, and there are no more than the genes in use and 51
-    values: `genes` and `values` hold these (row 0: the class token), `genes_qkv` and `values_qkv` what the first
-    layer's projection makes of them, so that for the tokens it is a sum as well. `index`: rows of `genes`, beside
-    `Tokens.ids`.
+    values: `genes` and `values` hold these (row 0: the class token). `index`: rows of `genes`, beside `Tokens.ids`.
     """
 
     layers: list[_Layer]
@@ -119,8 +117,6 @@ class _Network:
     index: np.ndarray
     genes: Tensor
     values: Tensor
-    genes_qkv: Tensor
-    values_qkv: Tensor
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, tokens: Tokens, dtype: torch.dtype, device: torch.device) -> _Network:
@@ -131,26 +127,18 @@ class _Network:
         ids = torch.tensor([checkpoint.vocabulary[CLASS], *used.tolist()], device=checkpoint.device)
         bins = torch.arange(N_EDGES + 1, dtype=torch.float32, device=checkpoint.device)
         bins[0] = settings.pad_value  # the value of the class token; zeros are not read
-        genes, values = model.encoder(ids), model.value_encoder(bins)
-        first = model.transformer_encoder.layers[0].self_attn
-        genes_qkv = genes @ first.in_proj_weight.T
-        values_qkv = torch.nn.functional.linear(values, first.in_proj_weight, first.in_proj_bias)
         # Sums of two rows are rounded once, after the sum.
-        tables = [table.to(device) for table in (genes, values, genes_qkv, values_qkv)]
+        genes, values = model.encoder(ids).to(device), model.value_encoder(bins).to(device)
         layers = [_weights(layer, dtype, device) for layer in model.transformer_encoder.layers]
-        return cls(layers, settings.heads, dtype, index + 1, *tables)
+        return cls(layers, settings.heads, dtype, index + 1, genes, values)
 
     def __call__(self, genes: Tensor, bins: Tensor, padding: Tensor | None) -> Tensor:
         """Class tokens after the last layer [profile, width]."""
         from torch.nn.functional import embedding, linear
 
-        def looked_up(of_genes: Tensor, of_values: Tensor) -> Tensor:
-            return (embedding(genes, of_genes) + embedding(bins, of_values)).to(self.dtype)
-
-        x = looked_up(self.genes, self.values)
-        for i, layer in enumerate(self.layers[:-1]):
-            qkv = linear(x, *layer.qkv) if i else looked_up(self.genes_qkv, self.values_qkv)
-            x = layer.after_attention(x, _attention(qkv, self.heads, padding))
+        x = (embedding(genes, self.genes) + embedding(bins, self.values)).to(self.dtype)
+        for layer in self.layers[:-1]:
+            x = layer.after_attention(x, _attention(linear(x, *layer.qkv), self.heads, padding))
         last = self.layers[-1]
         return last.after_attention(x[:, 0], _attention_of_class(x, *last.qkv, self.heads, padding))
 

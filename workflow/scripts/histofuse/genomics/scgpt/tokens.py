@@ -177,8 +177,8 @@ def _check(values: np.ndarray, signed: bool, max_genes: int | None, name) -> Non
         raise InputError(f"{profile}: none of the genes that are read is expressed")
     if max_genes is not None and (profile := first(genes > max_genes)):
         raise InputError(
-            f"{profile}: {genes.max()} expressed genes, scGPT reads {max_genes} at most; choose a panel of genes or "
-            "random `subsets`"
+            f"{profile}: {genes[np.argmax(genes > max_genes)]} expressed genes, scGPT reads {max_genes} at most; "
+            "choose a panel of genes or random `subsets`"
         )
 
 
@@ -187,9 +187,9 @@ def _bin_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Edge k of 0..49 is the quantile k/49 of a profile's n non-zero values: rank k(n - 1)/49, counted from 0. Of equal
     values with the ranks a to b, the edges below them are those with k(n - 1)/49 < a, and the edges not above them
-    those with k(n - 1)/49 <= b. The last bin is the number of the latter, the first bin one more than the former.
-    Whole numbers throughout, where the package interpolates edges and compares: there, rounding can push an edge
-    that is a value of the profile to one or the other side of it.
+    those with k(n - 1)/49 <= b. The last bin is the number of the latter, the first bin one more than the number of
+    the former where an edge lies on the values. These are whole numbers; the package interpolates edges and compares,
+    and where an edge is a value of the profile (n - 1 a multiple of 7) rounding may put it beside that value.
     """
     values = np.where(values == 0, -np.inf, values)  # sorted before all others, also before negative ones
     order = np.argsort(values, axis=1)
@@ -208,6 +208,7 @@ def _bin_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low = (a * (N_EDGES - 1) + steps - 1) // steps + 1
     high = (b * (N_EDGES - 1)) // steps + 1
     high = np.where(intervals > 0, high, N_EDGES)  # a single value is equal to all edges
+    low = np.minimum(low, high)  # between two edges there is one bin
     spread = []
     for sorted_bins in (low, high):
         bins = np.empty(values.shape, dtype=np.int64)

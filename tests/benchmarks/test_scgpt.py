@@ -1,0 +1,196 @@
+"""scGPT at full size: 12 layers, 512 wide, 8 heads, 60,697 tokens, profiles of 1,199 genes, random weights.
+
+Speed is a ratio to the forward pass of the scgpt package, timed in turns in the same run: as it comes, and with
+PyTorch's fast path of `nn.TransformerEncoder` off, which is the faster of the two on a CPU.
+"""
+
+import json
+import time
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from histofuse.genomics.scgpt.checkpoint import load_checkpoint
+from histofuse.genomics.scgpt.encoder import embed
+from histofuse.genomics.scgpt.shim import transformer_model
+from histofuse.genomics.scgpt.tokens import MAX_GENES, tokenise
+from histofuse.genomics.scgpt.vocabulary import CLASS, PAD, Vocabulary
+
+ARGS = {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "n_layers_cls": 3, "dropout": 0.2}
+ARGS |= {"pad_token": PAD, "pad_value": -2}
+GENES = 60_694
+ROUNDS = 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint in the official layout, as made with flash attention."""
+    folder = tmp_path_factory.mktemp("scgpt")
+    (folder / "args.json").write_text(json.dumps(ARGS))
+    (folder / "vocab.json").write_text(json.dumps({f"GENE{i}": i for i in range(GENES)}))
+    with torch.device("meta"):
+        sizes = transformer_model()(GENES + 3, 512, 8, 512, 12, vocab={PAD: GENES}, do_mvc=True).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, value in sizes.items():
+        drawn = torch.randn(value.shape, generator=generator)
+        drawn = drawn / value.shape[1] ** 0.5 if value.ndim == 2 else 0.1 * drawn + ("norm" in key and "weight" in key)
+        state[key.replace("in_proj_", "Wqkv.")] = drawn
+    torch.save(state, folder / "best_model.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder):
+    return load_checkpoint(folder)
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def panel_tokens(profiles, seed=0):
+    """Profiles of 1,199 expressed genes without ties."""
+    rng = np.random.default_rng(seed)
+    values = rng.permuted(np.tile(np.arange(1.0, MAX_GENES + 1), (profiles, 1)), axis=1).astype(np.float32)
+    return tokenise(values, rng.choice(GENES, MAX_GENES, replace=False))
+
+
+def package(checkpoint, tokens, fast_path, device="cpu", autocast=False):
+    """The package's forward pass as its `embed_data` calls it, in one batch, with the tokens given."""
+    shape = (len(tokens), MAX_GENES)
+    vocabulary = checkpoint.vocabulary
+    ids = np.concatenate([np.full((len(tokens), 1), vocabulary[CLASS]), tokens.ids.reshape(shape)], axis=1)
+    values = np.concatenate([np.full((len(tokens), 1), -2.0), tokens.bins.reshape(shape)], axis=1)
+    ids, values = torch.tensor(ids, device=device), torch.tensor(values, dtype=torch.float32, device=device)
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast_path)
+    try:
+        with torch.no_grad(), torch.autocast("cuda", torch.float16, enabled=autocast):
+            hidden = checkpoint.model._encode(ids, values, src_key_padding_mask=ids.eq(vocabulary[PAD]))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    return torch.nn.functional.normalize(hidden[:, 0].float(), dim=1).cpu().numpy()
+
+
+def cells_per_second(ways, cells, rounds=ROUNDS):
+    """Median over rounds in which all ways take their turn, so that all meet the same disturbances."""
+    timings = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            timings[name].append(time.perf_counter() - start)
+    speeds = {name: cells / float(np.median(seconds)) for name, seconds in timings.items()}
+    for name, speed in speeds.items():
+        print(f"\n  {name}: {speed:.2f} cells/s", end="")
+    return speeds
+
+
+def least_cosine(ours, reference):
+    return float((ours.astype(np.float64) * reference).sum(axis=1).min())
+
+
+def apart(embeddings):
+    """Largest cosine between two cells: what a mistake of the smallest kind would have to beat."""
+    return max(float(embeddings[i] @ embeddings[j]) for i, j in combinations(range(len(embeddings)), 2))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_embedding_on_two_cores(checkpoint):
+    tokens = panel_tokens(4)
+    reference = package(checkpoint, tokens, fast_path=False)
+    for precision in ("float32", "bfloat16"):
+        cosine = least_cosine(embed(checkpoint, tokens, precision), reference)
+        print(f"\n{precision}: cosine with the package's {cosine:.6f} (between cells at most {apart(reference):.3f})")
+        assert cosine > 0.9999
+    speed = cells_per_second(
+        {
+            "package, as it comes": lambda: package(checkpoint, tokens, fast_path=True),
+            "package, fast path off": lambda: package(checkpoint, tokens, fast_path=False),
+            "ours, float32": lambda: embed(checkpoint, tokens),
+            "ours, bfloat16": lambda: embed(checkpoint, tokens, "bfloat16"),
+        },
+        len(tokens),
+    )
+    fastest = max(speed["package, as it comes"], speed["package, fast path off"])
+    print(f"\n  float32 {speed['ours, float32'] / fastest:.2f} ×, bfloat16 {speed['ours, bfloat16'] / fastest:.2f} ×")
+    assert speed["ours, float32"] >= 1.2 * fastest
+    if torch.cpu._is_avx512_bf16_supported():  # without its instructions bfloat16 saves memory only
+        assert speed["ours, bfloat16"] >= 1.9 * fastest
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_embedding_on_a_gpu(folder):
+    """The same table; the package computes in float16 on a GPU, and has flash attention only where that is built."""
+    checkpoint = load_checkpoint(folder, "cuda")
+    few, many = panel_tokens(8), panel_tokens(512)
+    reference = package(checkpoint, few, fast_path=False, device="cuda")
+    for precision, least in (("float32", 0.9999), ("bfloat16", 0.999)):
+        cosine = least_cosine(embed(checkpoint, few, precision), reference)
+        print(f"\n{precision}: cosine with the package's {cosine:.6f} (between cells at most {apart(reference):.3f})")
+        assert cosine > least
+
+    def by_package(fast_path, autocast):
+        for start in range(0, len(many), 64):  # its own size of a batch
+            package(checkpoint, many.select(range(start, start + 64)), fast_path, "cuda", autocast)
+
+    ways = {
+        "package, as it comes": lambda: by_package(True, True),
+        "package, fast path off": lambda: by_package(False, True),
+        "package, float32": lambda: by_package(False, False),
+        "ours, float32": lambda: embed(checkpoint, many),
+        "ours, bfloat16": lambda: embed(checkpoint, many, "bfloat16"),
+    }
+    for way in ways.values():  # kernels are loaded at their first use
+        way()
+    speed = cells_per_second(ways, len(many))
+    assert speed["ours, float32"] >= 1.2 * speed["package, float32"]
+    assert speed["ours, bfloat16"] >= max(speed["package, as it comes"], speed["package, fast path off"])
+
+
+def test_vocabulary_of_the_real_size(folder):
+    start = time.perf_counter()
+    vocabulary = Vocabulary.from_file(folder / "vocab.json")
+    seconds = time.perf_counter() - start
+    print(f"\nvocabulary of {len(vocabulary):,} tokens: {1e3 * seconds:.0f} ms")
+    assert seconds < 2
+
+
+def test_checkpoint_without_drawing_weights(folder):
+    """Reading a folder against making the package's model first, which draws weights to overwrite them."""
+    start = time.perf_counter()
+    load_checkpoint(folder)
+    ours = time.perf_counter() - start
+    start = time.perf_counter()
+    model = transformer_model()(GENES + 3, 512, 8, 512, 12, vocab={PAD: GENES}, do_mvc=True)
+    state = torch.load(folder / "best_model.pt", weights_only=True)
+    model.load_state_dict({key.replace("Wqkv.", "in_proj_"): value for key, value in state.items()})
+    reference = time.perf_counter() - start
+    print(f"\ncheckpoint: {ours:.2f} s, digest included, against {reference:.2f} s")
+    assert ours < reference
+
+
+def test_tokens_of_ten_thousand_profiles():
+    """Against the package's binning, a profile at a time, timed on 500 of them."""
+    rng = np.random.default_rng(0)
+    values = rng.negative_binomial(0.8, 0.05, size=(10_000, MAX_GENES)).astype(np.float32)
+    start = time.perf_counter()
+    tokenise(values, np.arange(MAX_GENES))
+    ours = time.perf_counter() - start
+
+    start = time.perf_counter()
+    for row in values[:500]:
+        expressed = row[row.nonzero()]
+        edges = np.quantile(expressed, np.linspace(0, 1, 50))
+        high, low = np.digitize(expressed, edges), np.digitize(expressed, edges, right=True)
+        np.ceil(rng.random(len(expressed)) * (low - high) + high)
+    reference = (time.perf_counter() - start) * 20
+    print(f"\ntokens of 10,000 profiles: {ours:.2f} s against {reference:.2f} s, {reference / ours:.1f} ×")
+    assert ours < reference
