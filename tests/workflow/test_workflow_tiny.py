@@ -34,7 +34,10 @@ def report_page(tiny_grid):
     return re.sub(r"data:[^\"]+", "", (tiny_grid / "results/report/index.html").read_text())
 
 
-@pytest.mark.parametrize(("table", "rows", "metrics"), [("tiny_survival", 4, 2), ("tiny_grading", 2, 2)])
+@pytest.mark.parametrize(
+    ("table", "rows", "metrics"),
+    [("tiny_survival", 4, 2), ("tiny_grading", 2, 2), ("tiny_spaces", 3, 1), ("tiny_two_cohorts", 2, 1)],
+)
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
     frame = pd.read_csv(tiny_grid / f"results/tables/{table}.csv")
 
@@ -51,7 +54,10 @@ def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metri
         assert "Simulated cohort" in text
 
 
-@pytest.mark.parametrize("figure", ["tiny_survival/intervals", "tiny_survival/kaplan_meier_concat_short"])
+@pytest.mark.parametrize(
+    "figure",
+    ["tiny_survival/intervals", "tiny_survival/kaplan_meier_concat_short", "embeddings/scgpt/interpolation"],
+)
 def test_figure_is_drawn_as_svg_and_png(tiny_grid, figure):
     assert (tiny_grid / f"results/figures/{figure}.svg").read_text().rstrip().endswith("</svg>")
     assert (tiny_grid / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
@@ -105,6 +111,45 @@ def test_changed_model_entry_repeats_only_its_runs_and_what_depends_on_them(tiny
     assert plan.trained == {"snn_genomic"}
     # the grading table has no SNN
     assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}
+
+
+def test_changed_smoothing_repeats_only_what_is_smoothed_by_it(tiny_grid):
+    config = tiny_config()
+    config["smoothings"] = {"embedding_mixup": {"lr": 0.002}}
+
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_smoothing.yaml"))
+
+    assert plan.trained == {"snn_scgpt_embedding_mixup"}
+    assert plan.jobs.pop("train_smoothing") == plan.jobs.pop("smooth_cases") == 1
+    assert {"embed_cases", "embed_bank", "gene_panel"}.isdisjoint(plan.jobs)
+    assert {"smoothing_scores", "interpolate", "figure_interpolation"} <= set(plan.jobs)
+
+
+def test_two_cohorts_meet_in_one_order_of_genes(tiny_grid):
+    tables = {
+        name: pd.read_parquet(tiny_grid / f"results/{name}/genomics/expression.parquet").set_index("case_id")
+        for name in ("tiny", "tiny_ivygap", "tiny_meta")
+    }
+    shared = tables["tiny"].columns.intersection(tables["tiny_ivygap"].columns)
+    assert tables["tiny_meta"].columns.equals(shared)
+    assert len(shared) < min(tables["tiny"].shape[1], tables["tiny_ivygap"].shape[1])
+    assert sorted(tables["tiny_meta"].index) == sorted([*tables["tiny"].index, *tables["tiny_ivygap"].index])
+    cases = pd.read_parquet(tiny_grid / "results/tiny_meta/cases.parquet")
+    assert set(cases["source"]) == {"tiny", "tiny_ivygap"}
+
+
+def test_each_split_has_its_own_highly_variable_genes(tiny_grid):
+    chosen = pd.read_parquet(tiny_grid / "results/tiny_meta/genomics/selections/hvg30/mccv2.parquet")
+    genes = chosen[chosen["selected"]].groupby("split")["gene"].agg(set)
+    assert genes[0] != genes[1]
+    filters = pd.read_csv(tiny_grid / "results/tiny_meta/genomics/gene_filters.tsv", sep="\t")
+    assert {"tumour", "microenvironment", "kinases"} <= set(filters["group"])
+    assert "hvg30, mccv2" in filters
+
+
+def test_report_shows_the_smoothings_and_the_gene_filters(report_page):
+    assert "scgpt (simulated checkpoint and cells): mixtures and single cells of held-out donors" in report_page
+    assert "Tiny glioma of two cohorts: genes of each group" in report_page
 
 
 @pytest.mark.parametrize("file", ["paper/report.py", "training/loop.py"])

@@ -29,10 +29,26 @@ cohorts:
     source: simulated
     simulated: {cases: 48, seed: 7, genes: 193, slide_pixels: 1024, slides_per_case: 1, missing: 0.05, broken_slides: 3}
     files_per_job: {slide: 24}
+  tiny_ivygap:
+    source: simulated
+    simulated: {study: ivygap, cases: 16, seed: 8, genes: 193, broken_slides: 0}
+  tiny_meta: {label: Tiny glioma of two cohorts, source: meta, cohorts: [tiny, tiny_ivygap]}
+atlases:
+  tiny_cells: {source: simulated, simulated: {cells_per_type: 12, donors: 4, genes: 193, seed: 7}, held_out: 0.25}
+embeddings:
+  scgpt:
+    checkpoint: simulated
+    simulated: {layers: 2, width: 32, heads: 2, seed: 7}
+    atlas: tiny_cells
+    panel: {size: 60}
+    bank: 400
+    held_out: 100
+    gpu: 0
 slide_features:
   resnet50_20x: {encoder: test_resnet, weights: random, mpp: 0.5, max_tiles: 4, gpu: 0}
 tasks:
   survival: {kind: survival, modalities: [expression, alterations, resnet50_20x]}
+  survival_expression: {kind: survival, modalities: [expression]}
   grading:
     kind: classification
     column: grade
@@ -44,6 +60,9 @@ models:
   snn_genomic: {training: {epochs: 3}}
   attmil: {inputs: {tiles: {features: resnet50_20x, bag: 4}}, training: {epochs: 3}, gpu: 0}
   concat_short: {extends: concat, training: {epochs: 2}}
+  snn_scgpt: {training: {epochs: 3}}
+  snn_hvg: {training: {epochs: 3}}
+  snn_alterations: {training: {epochs: 3}}
 tables:
   tiny_survival:
     title: Survival of the tiny cohort
@@ -70,6 +89,29 @@ tables:
     rows:
       - {label: Clinical, model: clinical}
       - {label: Concat, model: concat_short}
+  tiny_spaces:
+    title: Spaces of expression of the tiny cohort
+    cohort: tiny
+    task: survival
+    protocol: mccv2
+    seeds: [0]
+    metrics: [harrell_c]
+    reference_row: scGPT
+    rows:
+      - {label: scGPT, model: snn_scgpt}
+      - {label: scGPT smoothed, model: snn_scgpt_smoothed}
+      - {label: scGPT smoothed by mixed embeddings, model: snn_scgpt_embedding_mixup}
+  tiny_two_cohorts:
+    title: Two tiny cohorts as one
+    cohort: tiny_meta
+    task: survival_expression
+    protocol: mccv2
+    seeds: [0]
+    metrics: [harrell_c]
+    reference_row: Highly variable genes
+    rows:
+      - {label: Highly variable genes, model: snn_hvg}
+      - {label: Scaled per cohort, model: snn_hvg_per_source}
 """
 
 

@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
 COMPANIONS = {
     "openslide-python": {"openslide-bin"},  # the library itself
     "pandas": {"pyarrow"},  # read_table and write_table: parquet
+    "scanpy": {"scikit-misc"},  # the ranking seurat_v3
     "tifffile": {"imagecodecs"},  # JPEG tiles
     "timm": {"torchvision"},
 }
@@ -111,6 +112,13 @@ def test_environment_holds_exactly_what_its_rules_import(name):
 def test_environment_has_the_pins_of_the_lock(name):
     lock = pins_of_lock()
     assert pins_of_environment(name) == {one: lock.get(one) for one in pins_of_environment(name)}
+
+
+def test_what_is_installed_after_an_environment_has_the_pins_of_the_lock():
+    scripts = sorted((ROOT / "envs").glob("*.post-deploy.sh"))
+    assert [path.name.partition(".")[0] for path in scripts] == ["embeddings"]  # the one that reads scGPT's model
+    installed = re.findall(r"^pip install --no-deps (\S+)==(\S+)$", scripts[0].read_text(), re.MULTILINE)
+    assert installed == [("scgpt", pins_of_lock()["scgpt"])]
 
 
 def test_requirements_hold_in_the_lock():
