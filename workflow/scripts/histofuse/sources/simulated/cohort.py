@@ -32,16 +32,8 @@ GRADE_NOISE, GRADE_CUTS = 0.4, (-0.55, 0.15)
 AGE = {"mean": 48.0, "tumour": 7.0, "sd": 10.0, "range": (18.0, 88.0)}
 
 STREAMS = (
-    "latent",
-    "labels",
-    "survival",
-    "clinical",
-    "missing",
-    "expression",
-    "alterations",
-    "slides",
-    "blocks",
-    "samples",
+    *("latent", "labels", "survival", "clinical", "missing", "expression", "alterations", "slides"),
+    *("blocks", "samples"),  # of the tumours of the other study
 )
 
 

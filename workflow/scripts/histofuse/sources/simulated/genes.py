@@ -39,6 +39,12 @@ def n_named() -> int:
 
 
 @cache
+def named_symbols() -> frozenset[str]:
+    """Symbols of the genes that are always written; the others are noise genes."""
+    return frozenset(_table()["gene_name"][: n_named()])
+
+
+@cache
 def gene_catalogue(n_genes: int) -> pd.DataFrame:
     """The first `n_genes` genes in the order of real files (by Ensembl id).
 

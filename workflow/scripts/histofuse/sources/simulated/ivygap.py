@@ -36,9 +36,7 @@ MARKERS = ("CD44", "DANCR", "HIF1A", "ID1", "ID2", "IGFBP2", "ITGA6", "MET", "MY
 PLATFORM = 0.4
 # The noise of a gene is shared by the samples of a tumour but for this part (sd, log2).
 SAMPLE_NOISE = 0.35
-BRAIN_GENES = (
-    "AQP4", "CLU", "GAD1", "GFAP", "MBP", "MOG", "NEFL", "PLP1", "RBFOX3", "S100B", "SLC17A7", "SLC1A3", "SNAP25", "SYT1"
-)  # fmt: skip
+BRAIN_GENES = "AQP4 CLU GAD1 GFAP MBP MOG NEFL PLP1 RBFOX3 S100B SLC17A7 SLC1A3 SNAP25 SYT1"
 SHARE_MISSING, SHARE_UNKNOWN = 0.06, 0.02  # of genes: not in the annotation; only in it, under names that went
 
 
@@ -66,10 +64,9 @@ STRUCTURES = {
     "CThbv": Structure("Hyperplastic blood vessels in cellular tumor", "FF6600", 6, (0.7, -0.2), (1.1, 0.7)),
     "CTmvp": Structure("Microvascular proliferation", "FF3300", 7, (0.6, -0.3), (1.1, 0.9)),
 }
-AREAS = {  # columns of normalized areas and how common each is; LE and IT only at the rim
-    "le": 0.3, "lehbv": 0.02, "it": 0.4, "ithbv": 0.02, "ct": 5.0, "ctpnz": 1.0, "ctpnn": 0.1, "ctpan": 0.3, "cthbv": 0.8,
-    "ctmvp": 0.2, "ctne": 1.5,
-}  # fmt: skip
+# How common the structures are on a sub-block: columns of normalized areas.
+AREAS = {"le": 0.3, "lehbv": 0.02, "it": 0.4, "ithbv": 0.02, "ct": 5.0, "ctpnz": 1.0, "ctpnn": 0.1, "ctpan": 0.3}
+AREAS |= {"cthbv": 0.8, "ctmvp": 0.2, "ctne": 1.5}
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ def fpkm(tumour: Case, settings: Settings) -> np.ndarray:
     base, on_tumour, on_microenvironment = base_and_loadings(settings.genes)
     rng = generator(settings, tumour.number, "expression")
     steady = genes["gene_name"].isin(HOUSE_KEEPING).to_numpy()
-    in_brain = genes["gene_name"].isin(BRAIN_GENES).to_numpy()
+    in_brain = genes["gene_name"].isin(BRAIN_GENES.split()).to_numpy()
     shared = np.where(steady, 0.15, (NOISE**2 - SAMPLE_NOISE**2) ** 0.5) * rng.standard_normal(len(genes))
     shared += base + np.where(steady, 0, _platform(settings.genes))
     seen = tumour.seen["genomics"]
