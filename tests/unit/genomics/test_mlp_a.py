@@ -159,6 +159,19 @@ def test_cells_of_held_out_donors_change_no_weight():
     assert all(found[name].tobytes() == value.tobytes() for name, value in TRAINED[0].items())
 
 
+def test_standardised_inputs_are_folded_into_the_first_layer():
+    far = TRAIN[0] + np.float32(3)  # hardly differs from its mean
+    far[:, 5] = 2
+    mean, sd = far.mean(axis=0, dtype=float), far.std(axis=0, dtype=float)
+    sd[5] = 1
+    z = ((far - mean) / sd / math.sqrt(WIDTH)).astype(np.float32)
+    folded, direct = fit(far, TRAIN[1], standardise=True)[0], fit(z, TRAIN[1])[0]
+    np.testing.assert_allclose(smooth(folded, far), smooth(direct, z), atol=1e-4)
+    plain = fit(far, TRAIN[1])[0]
+    scores = [held_out_scores(weights, (far, TRAIN[1]), SINGLE, TRAIN[1])["pearson"] for weights in (folded, plain)]
+    assert scores[0] > scores[1] + 0.1
+
+
 def test_mixing_embeddings_is_a_control_of_its_own():
     single = bank(CELLS, 4000, mixing=False)
     plain, mixed = fit(*single)[0], fit(*single, mix_embeddings=True)[0]

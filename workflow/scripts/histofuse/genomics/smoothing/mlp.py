@@ -51,6 +51,7 @@ def fit(
     seed: int = 0,
     threads: int = 1,
     mix_embeddings: bool = False,
+    standardise: bool = False,
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Train the network by Adam with a cosine schedule to 0.
 
@@ -63,6 +64,9 @@ def fit(
         threads: of torch; results are equal to the bit for the same number.
         mix_embeddings: the control in which not cells but their embeddings are mixed: each row, which then should be
             a single cell, with another random row, λ ~ U(0, 1), anew in every pass.
+        standardise: train on z-scores over these rows instead of embeddings times √width, then fold mean and standard
+            deviation into the first layer, so that the network stays the same. It helps where embeddings differ
+            little from their mean (cosines near 1).
 
     Returns the weights, {name: float32}, and the history `step, mixtures, lr, loss` (mean loss since the row before).
     """
@@ -72,6 +76,10 @@ def fit(
     _check_loss(loss)
     if passes < 1 or batch_size < 1 or not lr > 0:
         raise InputError(f"smoothing: passes {passes}, batch_size {batch_size} and lr {lr} must be above 0")
+    mean, spread = embeddings.mean(axis=0, dtype=np.float64), embeddings.std(axis=0, dtype=np.float64)
+    scale = np.where(spread > 1e-6, spread, 1) * math.sqrt(embeddings.shape[1])  # the network multiplies by √width
+    if standardise:
+        embeddings = ((embeddings - mean) / scale).astype(np.float32)
     with _threads(threads):
         start = initial_weights(embeddings.shape[1], targets.shape[1], seed)
         weights = {name: torch.from_numpy(value).requires_grad_() for name, value in start.items()}
@@ -98,6 +106,10 @@ def fit(
         found = {name: value.detach().numpy().copy() for name, value in weights.items()}
     if not all(np.isfinite(value).all() for value in found.values()):
         raise InputError(f"smoothing: the training diverged at lr {lr}; choose a smaller one")
+    if standardise:
+        first = found["layers.0.weight"] / scale
+        found["layers.0.weight"] = first.astype(np.float32)
+        found["layers.0.bias"] -= (first @ mean * math.sqrt(len(mean))).astype(np.float32)
     return found, pd.DataFrame(history)
 
 
