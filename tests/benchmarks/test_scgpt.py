@@ -21,7 +21,7 @@ from histofuse.genomics.scgpt.vocabulary import CLASS, PAD, Vocabulary
 ARGS = {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "n_layers_cls": 3, "dropout": 0.2}
 ARGS |= {"pad_token": PAD, "pad_value": -2}
 GENES = 60_694
-ROUNDS = 7
+ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,8 @@ def folder(tmp_path_factory):
     for key, value in sizes.items():
         drawn = torch.randn(value.shape, generator=generator)
         drawn = drawn / value.shape[1] ** 0.5 if value.ndim == 2 else 0.1 * drawn + ("norm" in key and "weight" in key)
+        if key.endswith("in_proj_weight"):
+            drawn[:1024] *= 2  # queries and keys: at one, attention is so even that all cells get the same embedding
         state[key.replace("in_proj_", "Wqkv.")] = drawn
     torch.save(state, folder / "best_model.pt")
     return folder
@@ -62,6 +64,11 @@ def panel_tokens(profiles, seed=0):
     return tokenise(values, rng.choice(GENES, MAX_GENES, replace=False))
 
 
+@pytest.fixture(autouse=True)
+def _no_progress_bars(monkeypatch):
+    monkeypatch.setattr("histofuse.genomics.scgpt.encoder.progress", lambda items, label: items)
+
+
 def package(checkpoint, tokens, fast_path, device="cpu", autocast=False):
     """The package's forward pass as its `embed_data` calls it, in one batch, with the tokens given."""
     shape = (len(tokens), MAX_GENES)
@@ -79,37 +86,35 @@ def package(checkpoint, tokens, fast_path, device="cpu", autocast=False):
     return torch.nn.functional.normalize(hidden[:, 0].float(), dim=1).cpu().numpy()
 
 
-def cells_per_second(ways, cells, rounds=ROUNDS):
-    """Median over rounds in which all ways take their turn, so that all meet the same disturbances."""
+def cells_per_second(ways, cells):
+    """Of the shortest of some rounds in which all ways take their turn; the median is printed beside it."""
     timings = {name: [] for name in ways}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, way in ways.items():
             start = time.perf_counter()
             way()
             timings[name].append(time.perf_counter() - start)
-    speeds = {name: cells / float(np.median(seconds)) for name, seconds in timings.items()}
-    for name, speed in speeds.items():
-        print(f"\n  {name}: {speed:.2f} cells/s", end="")
-    return speeds
+    for name, seconds in timings.items():
+        print(f"\n  {name}: {cells / min(seconds):.2f} cells/s (median {cells / np.median(seconds):.2f})", end="")
+    return {name: cells / min(seconds) for name, seconds in timings.items()}
 
 
-def least_cosine(ours, reference):
-    return float((ours.astype(np.float64) * reference).sum(axis=1).min())
-
-
-def apart(embeddings):
-    """Largest cosine between two cells: what a mistake of the smallest kind would have to beat."""
-    return max(float(embeddings[i] @ embeddings[j]) for i, j in combinations(range(len(embeddings)), 2))
+def check_cosines(checkpoint, tokens, reference, least):
+    """Each embedding beside the package's; said beside how far two cells are apart, without which it says little."""
+    reference = reference.astype(np.float64)
+    apart = 1 - max(reference[i] @ reference[j] for i, j in combinations(range(len(reference)), 2))
+    print(f"\n1 - cosine of two cells at least {apart:.1e}, of the package's embedding and ours at most", end="")
+    for precision in least:
+        distance = 1 - (embed(checkpoint, tokens, precision) * reference).sum(axis=1).min()
+        print(f" {distance:.1e} ({precision})", end="")
+        assert distance < 1 - least[precision]
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_embedding_on_two_cores(checkpoint):
     tokens = panel_tokens(4)
     reference = package(checkpoint, tokens, fast_path=False)
-    for precision in ("float32", "bfloat16"):
-        cosine = least_cosine(embed(checkpoint, tokens, precision), reference)
-        print(f"\n{precision}: cosine with the package's {cosine:.6f} (between cells at most {apart(reference):.3f})")
-        assert cosine > 0.9999
+    check_cosines(checkpoint, tokens, reference, {"float32": 0.999999, "bfloat16": 0.9999})
     speed = cells_per_second(
         {
             "package, as it comes": lambda: package(checkpoint, tokens, fast_path=True),
@@ -132,10 +137,7 @@ def test_embedding_on_a_gpu(folder):
     checkpoint = load_checkpoint(folder, "cuda")
     few, many = panel_tokens(8), panel_tokens(512)
     reference = package(checkpoint, few, fast_path=False, device="cuda")
-    for precision, least in (("float32", 0.9999), ("bfloat16", 0.999)):
-        cosine = least_cosine(embed(checkpoint, few, precision), reference)
-        print(f"\n{precision}: cosine with the package's {cosine:.6f} (between cells at most {apart(reference):.3f})")
-        assert cosine > least
+    check_cosines(checkpoint, few, reference, {"float32": 0.9999, "bfloat16": 0.9999})
 
     def by_package(fast_path, autocast):
         for start in range(0, len(many), 64):  # its own size of a batch
@@ -161,36 +163,3 @@ def test_vocabulary_of_the_real_size(folder):
     seconds = time.perf_counter() - start
     print(f"\nvocabulary of {len(vocabulary):,} tokens: {1e3 * seconds:.0f} ms")
     assert seconds < 2
-
-
-def test_checkpoint_without_drawing_weights(folder):
-    """Reading a folder against making the package's model first, which draws weights to overwrite them."""
-    start = time.perf_counter()
-    load_checkpoint(folder)
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
-    model = transformer_model()(GENES + 3, 512, 8, 512, 12, vocab={PAD: GENES}, do_mvc=True)
-    state = torch.load(folder / "best_model.pt", weights_only=True)
-    model.load_state_dict({key.replace("Wqkv.", "in_proj_"): value for key, value in state.items()})
-    reference = time.perf_counter() - start
-    print(f"\ncheckpoint: {ours:.2f} s, digest included, against {reference:.2f} s")
-    assert ours < reference
-
-
-def test_tokens_of_ten_thousand_profiles():
-    """Against the package's binning, a profile at a time, timed on 500 of them."""
-    rng = np.random.default_rng(0)
-    values = rng.negative_binomial(0.8, 0.05, size=(10_000, MAX_GENES)).astype(np.float32)
-    start = time.perf_counter()
-    tokenise(values, np.arange(MAX_GENES))
-    ours = time.perf_counter() - start
-
-    start = time.perf_counter()
-    for row in values[:500]:
-        expressed = row[row.nonzero()]
-        edges = np.quantile(expressed, np.linspace(0, 1, 50))
-        high, low = np.digitize(expressed, edges), np.digitize(expressed, edges, right=True)
-        np.ceil(rng.random(len(expressed)) * (low - high) + high)
-    reference = (time.perf_counter() - start) * 20
-    print(f"\ntokens of 10,000 profiles: {ours:.2f} s against {reference:.2f} s, {reference / ours:.1f} ×")
-    assert ours < reference
