@@ -217,7 +217,11 @@ def selections_of_cohort(cohort):
     rows = [row for table in config["tables"] for row in rows_of(table) if row["cohort"] == cohort and runs(row)]
     pattern = "results/{cohort}/genomics/selections/{selection}/{protocol}.parquet"
     return sorted(
-        {pattern.format(selection=name, **row) for row in rows for name in selections_in(MODELS[row["model"]]["inputs"])}
+        {
+            pattern.format(selection=name, **row)
+            for row in rows
+            for name in selections_in(MODELS[row["model"]]["inputs"])
+        }
     )
 
 

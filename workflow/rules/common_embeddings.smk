@@ -55,9 +55,9 @@ def embeddings_shown():
 
 
 def smoothings_of(embedding):
-    """The smoothings of an embedding that a row of any table reads."""
+    """The smoothings of an embedding that a row of any table reads, in the order of the configuration."""
     read = {options.get("smoothing") for options in embedded_inputs() if options.get("embedding") == embedding}
-    return sorted(read - {None})
+    return [name for name in config.get("smoothings", {}) if name in read]
 
 
 def embedded_inputs():

@@ -3,7 +3,6 @@
 import os
 import sys
 
-
 # The kinds of genomic file of which some may be set aside, by the layout of the cohort.
 EXCLUDED_BY = {"gdc": ("expression", "alterations"), "ivygap": ("expression",)}
 
@@ -79,12 +78,16 @@ def predictions_of_row(table, model):
 
 def figures_shown():
     """Every table drawn as intervals, and survival by risk group for the models it lists under `kaplan_meier`."""
-    return [f"results/figures/{table}/intervals.svg" for table in config["tables"]] + [
-        f"results/figures/{table}/kaplan_meier_{model}.svg"
-        for table, entry in config["tables"].items()
-        for model in entry.get("kaplan_meier", [])
-        if runs(row_of(table, model))
-    ] + [f"results/figures/embeddings/{embedding}/interpolation.svg" for embedding in embeddings_shown()]
+    return (
+        [f"results/figures/{table}/intervals.svg" for table in config["tables"]]
+        + [
+            f"results/figures/{table}/kaplan_meier_{model}.svg"
+            for table, entry in config["tables"].items()
+            for model in entry.get("kaplan_meier", [])
+            if runs(row_of(table, model))
+        ]
+        + [f"results/figures/embeddings/{embedding}/interpolation.svg" for embedding in embeddings_shown()]
+    )
 
 
 def runs_shown():
@@ -111,8 +114,12 @@ def report_files(kind):
         "slides": [str(Path(index).with_name("slides.parquet")) for index in features],
         "sheets": [str(Path(index).with_name("contact_sheet.png")) for index in features],
         "reachable": [f"results/{cohort}/reachable.json" for cohort in simulated],
-        "filters": [f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if selections_of_cohort(cohort)],
-        "smoothings": [f"results/embeddings/{name}/smoothings.csv" for name in embeddings_shown() if smoothings_of(name)],
+        "filters": [
+            f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if selections_of_cohort(cohort)
+        ],
+        "smoothings": [
+            f"results/embeddings/{name}/smoothings.csv" for name in embeddings_shown() if smoothings_of(name)
+        ],
     }[kind]
 
 

@@ -181,7 +181,9 @@ rule report:
         sheets=lambda wildcards, input: described(input.sheets, heading),
         reachable=lambda wildcards, input: described(input.reachable, heading),
         filters=lambda wildcards, input: described(input.filters, heading),
-        smoothings=lambda wildcards, input: described(input.smoothings, lambda path: title_of_embedding(Path(path).parts[2])),
+        smoothings=lambda wildcards, input: described(
+            input.smoothings, lambda path: title_of_embedding(Path(path).parts[2])
+        ),
         provenance=provenance(),
         code=code("report.py"),
     message:

@@ -88,7 +88,9 @@ def refuse_unknown_inputs(row, inputs):
                 raise WorkflowError(f"{where}: {key}: {name!r} is not one of {', '.join(known) or 'none'}")
         panel = config.get("gene_selections", {}).get(options.get("selection"), {}).get("panel")
         if panel and panel not in config.get("embeddings", {}):
-            raise WorkflowError(f"gene_selections: {options['selection']}: panel: {panel!r} is not an entry of `embeddings`")
+            raise WorkflowError(
+                f"gene_selections: {options['selection']}: panel: {panel!r} is not an entry of `embeddings`"
+            )
     if "scgpt" in inputs:
         refuse_unknown_embedding(row, inputs["scgpt"])
 
@@ -97,14 +99,20 @@ def refuse_unknown_embedding(row, options):
     """Refuse an embedding without a name or an atlas, or a smoothing that was made for another one."""
     where = f"models: {row['model']}: inputs: scgpt"
     if "embedding" not in options:
-        raise WorkflowError(f"{where}: `embedding` is missing; there are {', '.join(config.get('embeddings', {})) or 'none'}")
+        raise WorkflowError(
+            f"{where}: `embedding` is missing; there are {', '.join(config.get('embeddings', {})) or 'none'}"
+        )
     entry, smoothing = config["embeddings"][options["embedding"]], options.get("smoothing")
     if entry["atlas"] not in config.get("atlases", {}):
-        raise WorkflowError(f"embeddings: {options['embedding']}: atlas: {entry['atlas']!r} is not an entry of `atlases`")
+        raise WorkflowError(
+            f"embeddings: {options['embedding']}: atlas: {entry['atlas']!r} is not an entry of `atlases`"
+        )
     if layout(row["cohort"]) == "published_tables":
         raise WorkflowError(f"{where}: {row['cohort']} has z-scores of few genes only; an embedding needs TPM")
     if smoothing and config["smoothings"][smoothing]["embedding"] != options["embedding"]:
-        raise WorkflowError(f"{where}: the smoothing {smoothing} is of the embedding {config['smoothings'][smoothing]['embedding']}")
+        raise WorkflowError(
+            f"{where}: the smoothing {smoothing} is of the embedding {config['smoothings'][smoothing]['embedding']}"
+        )
 
 
 refuse_unknown_references()

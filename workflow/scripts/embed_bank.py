@@ -10,6 +10,8 @@ from histofuse.genomics.smoothing.atlas import read_atlas
 from histofuse.genomics.smoothing.mixup import draw_mixes, mixed_profiles
 from histofuse.io import atomic, read_table, start_log
 
+CHUNK = 20_000  # mixtures whose profiles are held at once: 100 MB at 1,199 genes
+
 start_log(snakemake.log[0])
 settings, bank = snakemake.params.settings, snakemake.wildcards.bank
 panel = read_table(snakemake.input.panel)["gene"].tolist()
@@ -24,6 +26,7 @@ mixes = draw_mixes(
 )
 checkpoint = load_checkpoint(Path(snakemake.input.model).parent, device=prepare_torch(snakemake.threads))
 cells = {**settings, "values": "tpm", "subsets": 0}  # cells are counts, whatever the cases' values are
-embeddings = embed_profiles(checkpoint, mixed_profiles(atlas, mixes, panel), panel, cells)
+parts = [mixes.part(slice(start, start + CHUNK)) for start in range(0, len(mixes), CHUNK)]
+embeddings = np.concatenate([embed_profiles(checkpoint, mixed_profiles(atlas, p, panel), panel, cells) for p in parts])
 with atomic(snakemake.output.bank) as path:
     np.savez(path, embeddings=embeddings, targets=mixes.target, classes=np.array(atlas.classes))

@@ -23,5 +23,6 @@ embeddings = embed_profiles(checkpoint, mixed_profiles(atlas, walks.mixes, panel
 spaces = {"scGPT": embeddings}
 for name, path in zip(snakemake.params.smoothings, snakemake.input.weights, strict=True):
     spaces[name] = smooth(load_file(path), embeddings)
-print(straightness(walks, spaces).pivot(index="space", columns="pair", values="deviation"))
+print("mean deviation from a straight walk:")
+print(straightness(walks, spaces).query("pair == 'mean'").set_index("space")["deviation"].to_string())
 write_table(distance_table(walks, spaces), snakemake.output.distances)

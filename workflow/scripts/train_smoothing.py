@@ -28,6 +28,7 @@ weights, history = fit(
     batch_size=settings.get("batch_size", 32),
     seed=seed,
     threads=snakemake.threads,
+    standardise=settings.get("standardise", False),
     mix_embeddings=settings.get("mix") == "embeddings",
 )
 if not settings.get("trained", True):  # the history is that of the training that is thrown away

@@ -28,6 +28,13 @@ def test_profiles_are_mixtures_of_transcript_shares(monkeypatch):
     np.testing.assert_array_equal(mixed_profiles(CELLS, mixes, panel), found)
 
 
+def test_a_part_of_the_mixtures_has_the_same_profiles():
+    mixes = draw_mixes(CELLS, 20, seed=3)
+    whole = mixed_profiles(CELLS, mixes, CELLS.genes)
+    np.testing.assert_array_equal(mixed_profiles(CELLS, mixes.part(slice(5, 9)), CELLS.genes), whole[5:9])
+    np.testing.assert_array_equal(mixes.part(slice(5, 9)).target, mixes.target[5:9])
+
+
 def test_depth_does_not_decide_a_mixture():
     doubled = CELLS.counts.multiply(np.where(np.arange(240) % 2, 4, 1)[:, None]).tocsr()
     deep = dataclasses.replace(CELLS, counts=doubled, library=CELLS.library * np.where(np.arange(240) % 2, 4, 1))

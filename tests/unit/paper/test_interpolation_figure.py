@@ -22,7 +22,7 @@ def distances():
 
 def test_every_pair_has_a_panel_and_every_space_a_line():
     figure = interpolation_figure(distances(), "scgpt (simulated cells)")
-    assert [axes.get_title() for axes in figure.axes] == ["neuron → microglia", "podocyte → T cell"]
+    assert [axes.get_title() for axes in figure.axes] == ["neuron →\nmicroglia", "podocyte →\nT cell"]
     for axes in figure.axes:
         lines = {line.get_label(): line for line in axes.get_lines()}
         assert list(lines) == ["straight", "scGPT", "mixup"]

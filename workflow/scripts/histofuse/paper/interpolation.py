@@ -39,7 +39,9 @@ def interpolation_figure(distances: pd.DataFrame, title: str) -> Figure:
                 style = LINES[place % len(LINES)]
                 panel.plot(line["weight"], line["median"], color=colour, linestyle=style, linewidth=1.3, label=space)
                 panel.fill_between(line["weight"], line["low"], line["high"], color=colour, alpha=0.1, linewidth=0)
-            panel.set(title=pair, xlim=(0, 1), ylim=(0, None), xlabel="λ, share of the first type")
+            panel.set(
+                title=pair.replace(" → ", " →\n"), xlim=(0, 1), ylim=(0, None), xlabel="λ, share of the first type"
+            )
         panels[0].set_ylabel("Distance to the second type,\nrelative to the ends'")
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
         figure.suptitle(title, x=0.01, ha="left", fontsize=8)

@@ -36,6 +36,10 @@ class Mixes:
     def __len__(self) -> int:
         return len(self.i)
 
+    def part(self, rows: slice) -> Mixes:
+        """Some of the mixtures."""
+        return Mixes(self.i[rows], self.j[rows], self.weight[rows], self.target[rows])
+
 
 def draw_mixes(
     atlas: Atlas, n: int, part: str = "train", seed: int = 0, mixing: bool = True, balanced: bool = True
