@@ -18,6 +18,11 @@ def atlas_of(embedding):
     return entry["file"] if entry["source"] == "file" else f"resources/atlases/{name}.h5ad"
 
 
+def threads_of(embedding):
+    """Threads of a job that embeds; a small simulated checkpoint gains nothing from several."""
+    return 1 if config["embeddings"][embedding]["checkpoint"] == "simulated" else 4
+
+
 def atlas_settings(embedding):
     """How the file of an embedding's atlas is read."""
     entry = config["atlases"][config["embeddings"][embedding]["atlas"]]

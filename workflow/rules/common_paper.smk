@@ -148,7 +148,8 @@ def caption(path):
     """What a figure shows: the title of its table, or of the row whose risk groups it draws."""
     table, name = Path(path).parts[-2:]
     if Path(path).parts[2] == "embeddings":
-        return f"{title_of_embedding(table)}: distance to the end of a walk from one cell type to another"
+        walk = "distance to the second of two cell types on a walk through mixtures of their cells"
+        return f"{title_of_embedding(table)}: {walk}. Dotted: where mixtures lie between their parts"
     model = Path(name).stem.removeprefix("kaplan_meier_")
     return config["tables"][table]["title"] if name.startswith("intervals") else title_of_row(table, model)
 

@@ -88,7 +88,7 @@ rule embed_bank:
         "benchmarks/embeddings/{embedding}/bank/{bank}.tsv"
     conda:
         "../../envs/embeddings.yaml"
-    threads: 4
+    threads: lambda wildcards: threads_of(wildcards.embedding)
     resources:
         gpu=lambda wildcards: config["embeddings"][wildcards.embedding].get("gpu", 1),
         mem_mb=16000,
@@ -169,7 +169,7 @@ rule interpolate:
         "benchmarks/embeddings/{embedding}/interpolation.tsv"
     conda:
         "../../envs/embeddings.yaml"
-    threads: 4
+    threads: lambda wildcards: threads_of(wildcards.embedding)
     resources:
         gpu=lambda wildcards: config["embeddings"][wildcards.embedding].get("gpu", 1),
         mem_mb=8000,
@@ -198,7 +198,7 @@ rule embed_cases:
         "benchmarks/{cohort}/genomics/embeddings/{embedding}/raw.tsv"
     conda:
         "../../envs/embeddings.yaml"
-    threads: 4
+    threads: lambda wildcards: threads_of(wildcards.embedding)
     resources:
         gpu=lambda wildcards: config["embeddings"][wildcards.embedding].get("gpu", 1),
         mem_mb=8000,

@@ -26,8 +26,14 @@ report = Report(
         cohort: json.loads(Path(path).read_text())
         for path, cohort in zip(given.reachable, params.reachable, strict=True)
     },
-    filters=[(where, read_table(path)) for path, where in zip(given.filters, params.filters, strict=True)],
-    smoothings=[(name, read_table(path)) for path, name in zip(given.smoothings, params.smoothings, strict=True)],
+    filters=[
+        (where, read_table(path, keep_default_na=False))
+        for path, where in zip(given.filters, params.filters, strict=True)
+    ],
+    smoothings=[
+        (name, read_table(path, dtype={"bank": str, "passes": str}))
+        for path, name in zip(given.smoothings, params.smoothings, strict=True)
+    ],
     provenance={**params.provenance, **package_versions()},
 )
 excluded = [report.excluded]

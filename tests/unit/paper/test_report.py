@@ -56,8 +56,19 @@ def report(tmp_path):
         excluded=pd.concat([aside, excluded_cases(cases, "glioma, survival")]),
         used={("glioma", "slide"): used, ("glioma, survival", "case"): 98},
         reachable={"simulated_glioma": {"latent": 0.8512, "both": 0.8}},
+        filters=[("glioma", pd.DataFrame({"group": ["tumour"], "exclusive": [59], "unknown": [""]}))],
+        smoothings=[("scgpt", pd.DataFrame({"smoothing": ["mixup", "chance"], "pearson": [0.83571, None]}))],
         provenance={"Configuration": "sha256 1234"},
     )
+
+
+def test_genes_and_smoothings_are_shown_with_what_their_columns_mean(report):
+    text = " ".join(Page(to_page(report)).texts)
+    assert "glioma: genes of each group" in text
+    assert "what each selection keeps" in text
+    assert "scgpt: mixtures and single cells of held-out donors" in text
+    assert "0.836" in text
+    assert "nan" not in text.split()
 
 
 def test_everything_is_on_the_page(report):

@@ -23,7 +23,17 @@ REACHABLE_NAMES = {
     "tumour": "Tumour factor alone",
     "microenvironment": "Microenvironment factor alone",
 }
-_SMOOTHED = "{}: mixtures and single cells of held-out donors"
+_GENES = (
+    "{}: genes of each group",
+    "listed: names in the list; renamed: former names among them; known: different genes; expressed: of these, "
+    "measured in the cohort; exclusive: left after genes of both the tumour and the microenvironment went to a group of their "
+    "own; unknown: names that no gene has; then what each selection keeps, the least and the most over its splits.",
+)
+_SMOOTHED = (
+    "{}: mixtures and single cells of held-out donors",
+    "Errors, and Pearson's r, are of the shares of the cell types in mixtures of two cells; accuracy is on single "
+    "cells. Chance predicts the mean shares of training.",
+)
 STYLE = """ :root { color-scheme: light; } body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a;
 max-width: 72rem; margin: 0 auto; padding: 1rem 1.5rem 4rem; } h1 { font-size: 1.7rem; margin-bottom: 0; } h2
 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; } h3 { font-size: 1.05rem; margin-bottom: .4rem; } nav a
@@ -68,11 +78,8 @@ def to_page(report: Report) -> str:
         "tables": ("Tables", "\n".join(report.tables)),
         "reachable": ("What can be reached", "".join(_reachable(*item) for item in report.reachable.items())),
         "figures": ("Figures", "\n".join(_figure(path, caption) for path, caption in report.figures)),
-        "genes": ("Genes", "".join(_frame(f"{name}: genes of each group", frame) for name, frame in report.filters)),
-        "smoothings": (
-            "Smoothed embeddings",
-            "".join(_frame(_SMOOTHED.format(name), frame) for name, frame in report.smoothings),
-        ),
+        "genes": ("Genes", "".join(_frame(*_GENES, *item) for item in report.filters)),
+        "smoothings": ("Smoothed embeddings", "".join(_frame(*_SMOOTHED, *item) for item in report.smoothings)),
         "exclusions": ("Cases and slides", _exclusions(report.excluded, report.used)),
         "slides": ("Contact sheets", "\n".join(_figure(path, caption) for path, caption in report.sheets)),
         "provenance": ("What ran", _pairs(report.provenance)),
@@ -128,13 +135,16 @@ def _reachable(cohort: str, values: Mapping[str, float]) -> str:
     return f"<h3>{html.escape(cohort)}: Harrell C of the risks behind the simulation</h3>{_pairs(named)}"
 
 
-def _frame(heading: str, frame: pd.DataFrame) -> str:
-    """A small frame as it is, under a heading; numbers with three decimals."""
-    shown = frame.map(lambda value: f"{value:.3f}" if isinstance(value, float) else str(value))
-    head = "".join(f"<th>{html.escape(str(name).replace('_', ' '))}</th>" for name in shown)
+def _frame(heading: str, note: str, name: str, frame: pd.DataFrame) -> str:
+    """A small frame as it is, under a heading, with a note below; numbers have three decimals."""
+    shown = frame.map(
+        lambda value: "" if pd.isna(value) else f"{value:.3f}" if isinstance(value, float) else str(value)
+    )
+    head = "".join(f"<th>{html.escape(str(column).replace('_', ' '))}</th>" for column in shown)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in row) + "</tr>" for row in shown.to_numpy())
     table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-    return f'<h3>{html.escape(heading)}</h3><div class="scroll">{table}</div>'
+    title = html.escape(heading.format(name))
+    return f'<h3>{title}</h3><div class="scroll">{table}</div><p class="notes">{html.escape(note)}</p>'
 
 
 def _exclusions(excluded: pd.DataFrame, used: Mapping[tuple[str, str], int]) -> str:
