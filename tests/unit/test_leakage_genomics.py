@@ -3,9 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from histofuse.genomics.alterations import alteration_matrix
+from histofuse.genomics.embedding import case_profiles, embed_profiles, embedding_table, token_of_gene
+from histofuse.genomics.expression import as_table, join_cohorts
+from histofuse.genomics.scgpt.checkpoint import load_checkpoint
 from histofuse.genomics.selection import select_genes
+from histofuse.genomics.smoothing.mlp import initial_weights, smooth
+from histofuse.sources.simulated.checkpoint import simulate_checkpoint
 from histofuse.training.dataset import load_split
 
 CASES, GENES, ALTERED = 48, 120, 30
@@ -34,7 +40,14 @@ INPUTS = {
     "alterations": {"min_frequency": 0.25},
     "any_gain_or_loss": {"from": "alterations", "min_frequency": 0.25, "cnv_level": 1},
     "clinical": {},
+    "scgpt": {},
+    "scgpt_per_source": {"from": "scgpt", "per_source": True},
+    "smoothed": {},
+    "smoothed_components": {"from": "smoothed", "components": 5},
+    "zscore": {},
 }
+# Each is fitted on all cases, and says so: genes chosen as published, z-scores shown to scGPT.
+LEAKS = ("as_published", "zscore")
 
 
 class Cohort:
@@ -79,19 +92,45 @@ class Cohort:
         return alteration_matrix(mutations, copy_number, min_frequency=0.25)[0]
 
 
-def fitted(cohort, number, folder):
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    simulate_checkpoint({"layers": 1, "width": 16, "heads": 2}, folder)
+    return load_checkpoint(folder)
+
+
+def joined(cohort, genes):
+    """The expression of both sources as one matrix."""
+    counts = pd.DataFrame(cohort.counts, index=cohort.ids, columns=genes)
+    tpm = (counts.div(counts.sum(axis=1), axis=0) * 1e6).to_numpy(np.float32)
+    whole = AnnData(obs=counts[[]], var=pd.DataFrame(index=genes), layers={"counts": counts.to_numpy(), "tpm": tpm})
+    return join_cohorts([(name, whole[(cohort.sources == name).to_numpy()]) for name in ("tcga", "ivygap")])
+
+
+def embeddings(checkpoint, matrix, genes):
+    """The cases' vectors from a panel of two thirds of the genes: raw, smoothed, and from z-scores."""
+    vectors = {}
+    for values in ("tpm", "zscore"):
+        profiles, panel = case_profiles(matrix, genes[: 2 * GENES // 3], values)
+        vectors[values] = embed_profiles(checkpoint, profiles, panel, {"values": values}, matrix.obs_names)
+    vectors["smoothed"] = smooth(initial_weights(16, 17), vectors["tpm"])
+    return {name: embedding_table(matrix.obs_names, rows, name) for name, rows in vectors.items()}
+
+
+def fitted(cohort, number, folder, checkpoint):
     """Everything that is fitted for one split, by name: arrays and lists of names, and the training rows."""
     folder.mkdir()
-    genes = [f"G{k:03}" for k in range(GENES)]
-    counts = pd.DataFrame(cohort.counts, index=cohort.ids, columns=genes)
-    log_tpm = np.log2(1 + counts.div(counts.sum(axis=1), axis=0) * 1e6).astype(np.float32)
+    genes = sorted(token_of_gene(checkpoint.vocabulary))[:GENES]
+    matrix = joined(cohort, genes)
+    counts, log_tpm = matrix.to_df("counts"), matrix.to_df("log_tpm")
     splits = pd.concat(pd.DataFrame({"split": k, "case_id": cohort.ids, "part": p}) for k, p in enumerate(cohort.parts))
     selections = {name: select_genes(log_tpm, splits, 0.3, counts=counts, **o) for name, o in SELECTIONS.items()}
-    expression, alterations = log_tpm.rename_axis("case_id").reset_index(), cohort.alterations(folder)
+    alterations, vectors = cohort.alterations(folder), embeddings(checkpoint, matrix, genes)
     cases = pd.DataFrame(
         {"case_id": cohort.ids, "age": cohort.age, "sex": cohort.sex, "time_days": cohort.time, "event": cohort.event}
     )
-    tables = {"expression": expression, "alterations": alterations, "clinical": cases}
+    tables = {"expression": as_table(matrix), "alterations": alterations, "clinical": cases}
+    tables |= {"scgpt": vectors["tpm"], "smoothed": vectors["smoothed"], "zscore": vectors["zscore"]}
     split = load_split(
         cases[["case_id", "time_days", "event"]].assign(label=0),
         splits,
@@ -126,26 +165,32 @@ def changed(before, after):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_noise_in_the_test_part_changes_nothing_fitted(tmp_path, number):
+def test_noise_in_the_test_part_changes_nothing_fitted(tmp_path, checkpoint, number):
     pytest.importorskip("skmisc")
     cohort = Cohort()
-    before = fitted(cohort, number, tmp_path / "before")
+    before = fitted(cohort, number, tmp_path / "before", checkpoint)
     outside = cohort.parts[number] != "train"  # the validation part is not fitted on either
-    after = fitted(cohort.replace(outside), number, tmp_path / "after")
+    after = fitted(cohort.replace(outside), number, tmp_path / "after", checkpoint)
     different = changed(before, after)
     assert len(before) > 100
-    # The controls: genes chosen once on all cases change, and so does the table before the filter of the models.
-    assert {"as_published.score", "as_published.selected", "as_published_z.names", "matrix"} <= different
-    assert {name for name in different if not name.startswith("as_published")} == {"matrix"}
+    # The controls: what is fitted on all cases changes, and so does the table before the filter of the models.
+    assert {
+        "as_published.score",
+        "as_published.selected",
+        "as_published_z.names",
+        "zscore.train",
+        "matrix",
+    } <= different
+    assert {name for name in different if not name.startswith(LEAKS)} == {"matrix"}
 
 
-def test_noise_in_a_training_case_changes_what_is_fitted(tmp_path):
+def test_noise_in_a_training_case_changes_what_is_fitted(tmp_path, checkpoint):
     """So the comparison above can fail, for every kind of figure."""
     pytest.importorskip("skmisc")
     cohort = Cohort()
-    before = fitted(cohort, 0, tmp_path / "before")
+    before = fitted(cohort, 0, tmp_path / "before", checkpoint)
     one = np.arange(CASES) == np.flatnonzero(cohort.parts[0] == "train")[0]
-    different = changed(before, fitted(cohort.replace(one), 0, tmp_path / "after"))
+    different = changed(before, fitted(cohort.replace(one), 0, tmp_path / "after", checkpoint))
     kinds = {name.rpartition(".")[2] for name in different}
     assert kinds >= {"score", "rank", "selected", "names", "mean", "sd", "reference", "centre", "loadings", "train"}
     for block in INPUTS:

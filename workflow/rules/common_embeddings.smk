@@ -29,6 +29,27 @@ def atlas_settings(embedding):
     return {key: entry.get(key) for key in ("label", "donor", "layer", "linear", "held_out", "classes")}
 
 
+def classes_of(embedding):
+    """The table of an atlas' coarse classes, where it has one, so that an edit of it is noticed."""
+    return atlas_settings(embedding)["classes"] or []
+
+
+def settings_of(embedding, *keys):
+    """What of an embedding's entry decides about a job: a change of the rest does not repeat it."""
+    entry = config["embeddings"][embedding]
+    return {key: entry[key] for key in keys if key in entry}
+
+
+def size_of(embedding, bank):
+    """How many cells a bank holds."""
+    return config["embeddings"][embedding]["held_out" if bank.startswith("held_out") else "bank"]
+
+
+def memory_of_smoothing(wildcards):
+    """MB to train a smoothing: a bank of the released width has 2 KB a cell, and is held five times."""
+    return 4000 + size_of(wildcards.embedding, "bank") // 100
+
+
 def bank_of(embedding, smoothing):
     """The embedded cells that a smoothing is trained on."""
     return f"results/embeddings/{embedding}/bank/{BANKS[config['smoothings'][smoothing]['mix']]}.npz"
@@ -37,16 +58,17 @@ def bank_of(embedding, smoothing):
 def absent_files(model):
     """Which files of pretrained weights or cells a model needs that are not there; "" if it has all."""
     inputs = MODELS[model]["inputs"]
-    needed = []
-    if "scgpt" in inputs:
-        entry = config["embeddings"][inputs["scgpt"]["embedding"]]
+    needed = {"config/pretrained.tsv": [], "docs/atlas.md": [], "slide_features": []}  # by what says more
+    panels = [config["gene_selections"][name].get("panel") for name in selections_in(inputs)]
+    for name in {*panels, inputs.get("scgpt", {}).get("embedding")} - {None}:
+        entry = config["embeddings"][name]
         if entry["checkpoint"] != "simulated":
-            needed += [Path(entry["checkpoint"], file) for file in CHECKPOINT_FILES.values()]
-        needed += [Path(file) for file in [config["atlases"][entry["atlas"]].get("file")] if file]
+            needed["config/pretrained.tsv"] += [Path(entry["checkpoint"], file) for file in CHECKPOINT_FILES.values()]
+        needed["docs/atlas.md"] += [Path(file) for file in [config["atlases"][entry["atlas"]].get("file")] if file]
     if "tiles" in inputs:
-        needed += [Path(file) for file in [weights_file(inputs["tiles"]["features"])] if file]
-    missing = [str(path) for path in needed if not path.is_file()]
-    return f"there is no {', '.join(missing)} (config/pretrained.tsv says where to get it)" if missing else ""
+        needed["slide_features"] += [Path(file) for file in [weights_file(inputs["tiles"]["features"])] if file]
+    missing = {where: sorted({str(path) for path in files if not path.is_file()}) for where, files in needed.items()}
+    return "; ".join(f"there is no {', '.join(files)} (see {where})" for where, files in missing.items() if files)
 
 
 def runs(row):

@@ -99,7 +99,7 @@ def runs_shown():
 def report_files(kind):
     """Files of one kind for the report: excluded, populations, slides, sheets, reachable, filters or smoothings."""
     cohorts = sorted({cohort for cohort, _ in runs_shown()})
-    with_files = [cohort for cohort in cohorts if layout(cohort) in EXCLUDED_BY]
+    with_files = sorted({name for cohort in cohorts for name in members(cohort) if layout(name) in EXCLUDED_BY})
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
     features = sorted({modalities_of(cohort, task).get("index") for cohort, task in runs_shown()} - {None})
     return {

@@ -51,6 +51,7 @@ rule gene_panel:
     input:
         unpack(checkpoint_of),
         atlas=lambda wildcards: atlas_of(wildcards.embedding),
+        classes=lambda wildcards: classes_of(wildcards.embedding),
         given=lambda wildcards: config["embeddings"][wildcards.embedding].get("panel", {}).get("file") or [],
     output:
         panel="results/embeddings/{embedding}/panel.tsv",
@@ -79,6 +80,7 @@ rule embed_bank:
     input:
         unpack(checkpoint_of),
         atlas=lambda wildcards: atlas_of(wildcards.embedding),
+        classes=lambda wildcards: classes_of(wildcards.embedding),
         panel="results/embeddings/{embedding}/panel.tsv",
     output:
         bank="results/embeddings/{embedding}/bank/{bank}.npz",
@@ -94,7 +96,8 @@ rule embed_bank:
         mem_mb=16000,
         runtime=720,
     params:
-        settings=lambda wildcards: config["embeddings"][wildcards.embedding],
+        settings=lambda wildcards: settings_of(wildcards.embedding, "ties", "precision", "seed"),
+        size=lambda wildcards: size_of(wildcards.embedding, wildcards.bank),
         atlas=lambda wildcards: atlas_settings(wildcards.embedding),
         code=code("embed_bank.py"),
     message:
@@ -120,7 +123,7 @@ rule train_smoothing:
         "../../envs/embeddings.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory_of_smoothing,
         runtime=60,
     params:
         settings=lookup("smoothings/{smoothing}", within=config),
@@ -159,6 +162,7 @@ rule interpolate:
     input:
         unpack(checkpoint_of),
         atlas=lambda wildcards: atlas_of(wildcards.embedding),
+        classes=lambda wildcards: classes_of(wildcards.embedding),
         panel="results/embeddings/{embedding}/panel.tsv",
         weights=lambda wildcards: per_smoothing("weights.safetensors", wildcards.embedding),
     output:
@@ -175,7 +179,7 @@ rule interpolate:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=lambda wildcards: config["embeddings"][wildcards.embedding],
+        settings=lambda wildcards: settings_of(wildcards.embedding, "ties", "precision", "seed", "pairs"),
         atlas=lambda wildcards: atlas_settings(wildcards.embedding),
         smoothings=lambda wildcards: smoothings_of(wildcards.embedding),
         code=code("interpolate.py"),
@@ -204,7 +208,9 @@ rule embed_cases:
         mem_mb=8000,
         runtime=240,
     params:
-        settings=lambda wildcards: config["embeddings"][wildcards.embedding],
+        settings=lambda wildcards: settings_of(
+            wildcards.embedding, "values", "max_missing", "subsets", "ties", "precision", "seed"
+        ),
         cache="resources/cache/scgpt",
         code=code("embed_cases.py"),
     message:

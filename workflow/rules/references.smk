@@ -1,5 +1,7 @@
 """Refuses, before the first job, a configuration whose entries name what it does not define."""
 
+import csv
+
 
 def refuse_unknown_references():
     """Refuse, before the first job, an entry that names something the configuration does not define."""
@@ -14,6 +16,8 @@ def refuse_unknown_references():
         for member in entry.get("cohorts", []):
             if member not in config["cohorts"] or layout(member) not in ("gdc", "ivygap"):
                 raise WorkflowError(f"cohorts: {name}: cohorts: {member!r} is not a cohort of GDC or IvyGAP files")
+    if "raw" in config.get("smoothings", {}):
+        raise WorkflowError("smoothings: raw: this name is taken by the embedding itself; choose another one")
     for table, entry in config["tables"].items():
         rows = rows_of(table)
         for row in rows:
@@ -58,8 +62,13 @@ def refuse_unknown_row(table, row):
         if not entry.get(key):
             raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
     class_file(row["model"])
-    if layout(row["cohort"]) in ("ivygap", "meta") and {"alterations", "tiles"} & set(entry["inputs"]):
-        raise WorkflowError(f"tables: {table}: row {row['label']!r}: {row['cohort']} has expression only so far")
+    asked = {options.get("from", block) for block, options in entry["inputs"].items()}
+    asked |= {name if name in ("expression", "alterations") else "tiles" for name in task.get("modalities", [])}
+    if layout(row["cohort"]) in ("ivygap", "meta") and {"alterations", "tiles"} & asked:
+        raise WorkflowError(
+            f"tables: {table}: row {row['label']!r}: {row['cohort']} has expression only so far, "
+            f"but its model or its task asks for {' and '.join(sorted({'alterations', 'tiles'} & asked))}"
+        )
     refuse_unknown_inputs(row, entry["inputs"])
     tiles = entry["inputs"].get("tiles", {}).get("features")
     if "tiles" in entry["inputs"] and tiles not in config.get("slide_features", {}):
@@ -86,13 +95,44 @@ def refuse_unknown_inputs(row, inputs):
             name, known = options.get(key), config.get("gene_selections" if key == "selection" else f"{key}s", {})
             if name and name not in known:
                 raise WorkflowError(f"{where}: {key}: {name!r} is not one of {', '.join(known) or 'none'}")
+        strange = sorted(set(options.get("group", [])) - known_groups()) if "group" in options else []
+        if strange:
+            raise WorkflowError(
+                f"{where}: group: {strange[0]!r} is not one of {', '.join(sorted(known_groups()))} of {GENE_GROUPS}"
+            )
         panel = config.get("gene_selections", {}).get(options.get("selection"), {}).get("panel")
         if panel and panel not in config.get("embeddings", {}):
             raise WorkflowError(
                 f"gene_selections: {options['selection']}: panel: {panel!r} is not an entry of `embeddings`"
             )
+        if panel:
+            refuse_unknown_atlas(panel)
     if "scgpt" in inputs:
         refuse_unknown_embedding(row, inputs["scgpt"])
+
+
+@functools.cache
+def known_groups():
+    """The groups of the table of gene groups, and the one that is made of the genes of two of them."""
+    if not Path(GENE_GROUPS).is_file():
+        raise WorkflowError(f"gene_groups: there is no {GENE_GROUPS}")
+    with open(GENE_GROUPS, encoding="utf-8-sig", newline="") as file:
+        groups = {(line.get("group") or "").strip() for line in csv.DictReader(file, delimiter="\t")}
+    both = {"tumour_and_microenvironment"} if {"tumour", "microenvironment"} <= groups else set()
+    return groups - {""} | both
+
+
+def refuse_unknown_atlas(embedding):
+    """Refuse an embedding whose atlas is not defined, or names a table of classes that is not there."""
+    name = config["embeddings"][embedding]["atlas"]
+    if name not in config.get("atlases", {}):
+        raise WorkflowError(f"embeddings: {embedding}: atlas: {name!r} is not an entry of `atlases`")
+    classes = config["atlases"][name].get("classes")
+    if classes and not Path(classes).is_file():
+        raise WorkflowError(f"atlases: {name}: classes: there is no {classes}")
+    panel = config["embeddings"][embedding].get("panel", {}).get("file")
+    if panel and not Path(panel).is_file():
+        raise WorkflowError(f"embeddings: {embedding}: panel: file: there is no {panel}")
 
 
 def refuse_unknown_embedding(row, options):
@@ -102,11 +142,8 @@ def refuse_unknown_embedding(row, options):
         raise WorkflowError(
             f"{where}: `embedding` is missing; there are {', '.join(config.get('embeddings', {})) or 'none'}"
         )
-    entry, smoothing = config["embeddings"][options["embedding"]], options.get("smoothing")
-    if entry["atlas"] not in config.get("atlases", {}):
-        raise WorkflowError(
-            f"embeddings: {options['embedding']}: atlas: {entry['atlas']!r} is not an entry of `atlases`"
-        )
+    smoothing = options.get("smoothing")
+    refuse_unknown_atlas(options["embedding"])
     if layout(row["cohort"]) == "published_tables":
         raise WorkflowError(f"{where}: {row['cohort']} has z-scores of few genes only; an embedding needs TPM")
     if smoothing and config["smoothings"][smoothing]["embedding"] != options["embedding"]:

@@ -19,14 +19,15 @@ atlas = read_atlas(snakemake.input.atlas, **snakemake.params.atlas)
 held_out = bank.startswith("held_out")
 mixes = draw_mixes(
     atlas,
-    settings.get("held_out", 4000) if held_out else settings.get("bank", 50000),
+    snakemake.params.size,
     part="held_out" if held_out else "train",
     seed=settings.get("seed", 0),
     mixing=bank.endswith("mixed"),
 )
 checkpoint = load_checkpoint(Path(snakemake.input.model).parent, device=prepare_torch(snakemake.threads))
-cells = {**settings, "values": "tpm", "subsets": 0}  # cells are counts, whatever the cases' values are
+# No `values` or `subsets` among the settings: cells are counts of the panel, whatever the cases' values are.
 parts = [mixes.part(slice(start, start + CHUNK)) for start in range(0, len(mixes), CHUNK)]
-embeddings = np.concatenate([embed_profiles(checkpoint, mixed_profiles(atlas, p, panel), panel, cells) for p in parts])
+profiles = (mixed_profiles(atlas, part, panel) for part in parts)
+embeddings = np.concatenate([embed_profiles(checkpoint, part, panel, settings) for part in profiles])
 with atomic(snakemake.output.bank) as path:
     np.savez(path, embeddings=embeddings, targets=mixes.target, classes=np.array(atlas.classes))

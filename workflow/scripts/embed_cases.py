@@ -26,6 +26,7 @@ cache = EmbeddingCache(
         threads=snakemake.threads,
         code=snakemake.params.code,
     ),
+    part=f"{snakemake.wildcards.cohort}_{snakemake.wildcards.embedding}",  # what no other job writes at the same time
 )
 embeddings = embed_profiles(checkpoint, profiles, genes, settings, matrix.obs_names.tolist(), cache)
 print(f"{len(embeddings)} cases × {embeddings.shape[1]} dimensions from {len(genes)} genes")

@@ -18,8 +18,7 @@ panel = read_table(snakemake.input.panel)["gene"].tolist()
 atlas = read_atlas(snakemake.input.atlas, **snakemake.params.atlas)
 walks = paths(atlas, settings.get("pairs"), steps=11, cells_per_pair=20, seed=settings.get("seed", 0))
 checkpoint = load_checkpoint(Path(snakemake.input.model).parent, device=prepare_torch(snakemake.threads))
-cells = {**settings, "values": "tpm", "subsets": 0}
-embeddings = embed_profiles(checkpoint, mixed_profiles(atlas, walks.mixes, panel), panel, cells)
+embeddings = embed_profiles(checkpoint, mixed_profiles(atlas, walks.mixes, panel), panel, settings)
 spaces = {"scGPT": embeddings}
 for name, path in zip(snakemake.params.smoothings, snakemake.input.weights, strict=True):
     spaces[name] = smooth(load_file(path), embeddings)

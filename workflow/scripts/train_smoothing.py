@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 from safetensors.numpy import save_file
 
 from histofuse.genomics.smoothing.mlp import fit, held_out_scores, initial_weights
@@ -19,23 +20,26 @@ def read(path):
 
 
 embeddings, targets, classes = read(snakemake.input.bank)
-weights, history = fit(
-    embeddings,
-    targets,
-    loss=loss,
-    passes=settings.get("passes", 1),
-    lr=settings.get("lr", 1e-3),
-    batch_size=settings.get("batch_size", 32),
-    seed=seed,
-    threads=snakemake.threads,
-    standardise=settings.get("standardise", False),
-    mix_embeddings=settings.get("mix") == "embeddings",
-)
-if not settings.get("trained", True):  # the history is that of the training that is thrown away
-    weights, history = initial_weights(embeddings.shape[1], targets.shape[1], seed), history.iloc[:0]
+passes = settings.get("passes", 1) if settings.get("trained", True) else 0
+if passes:
+    weights, history = fit(
+        embeddings,
+        targets,
+        loss=loss,
+        passes=passes,
+        lr=settings.get("lr", 1e-3),
+        batch_size=settings.get("batch_size", 32),
+        seed=seed,
+        threads=snakemake.threads,
+        standardise=settings.get("standardise", False),
+        mix_embeddings=settings.get("mix") == "embeddings",
+    )
+else:
+    weights = initial_weights(embeddings.shape[1], targets.shape[1], seed)
+    history = pd.DataFrame(columns=["step", "mixtures", "lr", "loss"], dtype=float)
 mixed, single = read(snakemake.input.mixed)[:2], read(snakemake.input.single)[:2]
 scores = held_out_scores(weights, mixed, single, targets, loss=loss)
-scores |= {"classes": classes, "bank": len(embeddings), "passes": settings.get("passes", 1)}
+scores |= {"classes": classes, "bank": len(embeddings), "passes": passes}
 print({key: value for key, value in scores.items() if key != "confusion"})
 with atomic(snakemake.output.weights) as temporary:
     save_file(weights, temporary, metadata={"settings": json.dumps(settings), "classes": json.dumps(classes)})

@@ -101,8 +101,8 @@ def test_subsets_are_averaged_into_one_vector_per_case(checkpoint, monkeypatch):
 
 def test_known_profiles_come_from_the_cache(checkpoint, tmp_path, capsys):
     profiles, genes = case_profiles(cohort(), GENES)
-    first = embed_profiles(checkpoint, profiles[:4], genes, {}, cache=EmbeddingCache(tmp_path, "digest"))
-    both = embed_profiles(checkpoint, profiles, genes, {}, cache=EmbeddingCache(tmp_path, "digest"))
+    first = embed_profiles(checkpoint, profiles[:4], genes, {}, cache=EmbeddingCache(tmp_path, "digest", "part"))
+    both = embed_profiles(checkpoint, profiles, genes, {}, cache=EmbeddingCache(tmp_path, "digest", "part"))
     np.testing.assert_array_equal(both[:4], first)
     assert "4 of 6 embeddings from the cache, 2 to compute" in capsys.readouterr().out
 

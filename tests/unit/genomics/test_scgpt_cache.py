@@ -6,6 +6,7 @@ from scgpt_examples import profiles
 
 from histofuse.genomics.scgpt.cache import EmbeddingCache, cache_digest
 from histofuse.genomics.scgpt.tokens import tokenise
+from histofuse.io import atomic
 
 
 class Computer:
@@ -28,19 +29,19 @@ def tokens():
 def test_new_profiles_are_computed_alone(tmp_path, tokens):
     compute = Computer()
     expected = compute(tokens)
-    first = EmbeddingCache(tmp_path, "a").embed(tokens.select([3, 1]), compute)
+    first = EmbeddingCache(tmp_path, "a", "mine").embed(tokens.select([3, 1]), compute)
     np.testing.assert_array_equal(first, expected[[3, 1]])
-    again = EmbeddingCache(tmp_path, "a")
+    again = EmbeddingCache(tmp_path, "a", "mine")
     np.testing.assert_array_equal(again.embed(tokens, compute), expected)
     np.testing.assert_array_equal(again.embed(tokens, compute), expected)
     assert compute.asked == [5, 2, 3]
-    assert len(EmbeddingCache(tmp_path, "a")) == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    assert len(EmbeddingCache(tmp_path, "a", "mine")) == 5
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.npz")] == ["a/mine.npz"]
 
 
 def test_equal_profiles_are_computed_once(tmp_path, tokens):
     compute = Computer()
-    out = EmbeddingCache(tmp_path, "a").embed(tokens.select([2, 2, 0, 2]), compute)
+    out = EmbeddingCache(tmp_path, "a", "mine").embed(tokens.select([2, 2, 0, 2]), compute)
     assert compute.asked == [2]
     np.testing.assert_array_equal(out[:, 0], [30, 30, 10, 30])
 
@@ -48,23 +49,41 @@ def test_equal_profiles_are_computed_once(tmp_path, tokens):
 def test_another_digest_is_another_cache(tmp_path, tokens):
     compute = Computer()
     for digest in ("a", "b"):
-        EmbeddingCache(tmp_path, digest).embed(tokens, compute)
+        EmbeddingCache(tmp_path, digest, "mine").embed(tokens, compute)
     assert compute.asked == [5, 5]
 
 
-def test_what_another_process_wrote_meanwhile_is_kept(tmp_path, tokens):
+def test_what_another_job_wrote_is_found(tmp_path, tokens):
     compute = Computer()
-    mine, theirs = EmbeddingCache(tmp_path, "a"), EmbeddingCache(tmp_path, "a")
-    theirs.embed(tokens.select([0, 1]), compute)
-    mine.embed(tokens.select([2]), compute)
-    assert len(EmbeddingCache(tmp_path, "a")) == 3
+    EmbeddingCache(tmp_path, "a", "theirs").embed(tokens.select([0, 1]), compute)
+    EmbeddingCache(tmp_path, "a", "mine").embed(tokens, compute)
+    assert compute.asked == [2, 3]
+
+
+def test_two_jobs_at_the_same_time_keep_out_of_each_others_way(tmp_path, tokens):
+    """The second starts and ends while the first computes, and then again while the first writes."""
+    compute = Computer()
+    expected = compute(tokens)
+    theirs = EmbeddingCache(tmp_path, "a", "theirs")
+
+    def slowly(missing):
+        theirs.embed(tokens.select([0, 1]), compute)
+        return compute(missing)
+
+    mine = EmbeddingCache(tmp_path, "a", "mine")
+    np.testing.assert_array_equal(mine.embed(tokens.select([1, 2]), slowly), expected[[1, 2]])
+    with atomic(mine.path) as temporary:
+        theirs.embed(tokens.select([3]), compute)
+        assert temporary.exists()
+        temporary.write_bytes(mine.path.read_bytes())
+    assert len(EmbeddingCache(tmp_path, "a", "mine")) == 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "pickle", "no rows", "not finite"])
 def test_damaged_file_is_named_and_made_again(tmp_path, tokens, capsys, damage):
     compute = Computer()
-    expected = EmbeddingCache(tmp_path, "a").embed(tokens, compute)
-    path = tmp_path / "a.npz"
+    expected = EmbeddingCache(tmp_path, "a", "mine").embed(tokens, compute)
+    path = tmp_path / "a" / "mine.npz"
     content = path.read_bytes()
     if damage == "cut":
         path.write_bytes(content[: len(content) // 2])
@@ -82,10 +101,10 @@ def test_damaged_file_is_named_and_made_again(tmp_path, tokens, capsys, damage):
     else:
         np.savez(path, digests=np.array(tokens.digests()), embeddings=np.full_like(expected, np.nan))
     capsys.readouterr()
-    np.testing.assert_array_equal(EmbeddingCache(tmp_path, "a").embed(tokens, compute), expected)
-    assert f"{path}: damaged cache of embeddings, made again" in capsys.readouterr().out
+    np.testing.assert_array_equal(EmbeddingCache(tmp_path, "a", "mine").embed(tokens, compute), expected)
+    assert f"{path}: damaged cache of embeddings, passed over" in capsys.readouterr().out
     assert compute.asked == [5, 5]
-    assert len(EmbeddingCache(tmp_path, "a")) == 5
+    assert len(EmbeddingCache(tmp_path, "a", "mine")) == 5
 
 
 def test_digest_depends_on_every_part():

@@ -20,14 +20,20 @@ def cache_digest(**parts: object) -> str:
 
 
 class EmbeddingCache:
-    """Embeddings in `folder/{digest}.npz`, a file for each `cache_digest`; a row is found by its profile's tokens.
+    """Embeddings in `folder/{digest}/{part}.npz`, a folder for each `cache_digest`; a row is found by its profile's
+    tokens.
 
-    A file that is damaged is named in a printed line and made again.
+    All parts of the folder are read, and only the own one is written: jobs of different parts that run at the same
+    time never write the same file. A file that is damaged is named in a printed line and passed over; what it held is
+    computed again.
     """
 
-    def __init__(self, folder: str | Path, digest: str):
-        self.path = Path(folder) / f"{digest}.npz"
-        self._rows = self._read()
+    def __init__(self, folder: str | Path, digest: str, part: str):
+        self.path = Path(folder) / digest / f"{part}.npz"
+        self._own = _read(self.path)
+        self._rows = dict(self._own)
+        for path in sorted(set(self.path.parent.glob("[!.]*.npz")) - {self.path}):
+            self._rows |= _read(path)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -42,24 +48,23 @@ class EmbeddingCache:
         print(f"scGPT: {len(digests) - len(new)} of {len(digests)} embeddings from the cache, {len(new)} to compute")
         if new:
             computed = compute(tokens.select(list(new.values()))).astype(np.float32, copy=False)
-            self._rows = self._read() | dict(zip(new, computed, strict=True)) | self._rows
-            self._write()
+            self._own |= dict(zip(new, computed, strict=True))
+            self._rows |= self._own
+            with atomic(self.path) as temporary:
+                np.savez(temporary, digests=np.array(list(self._own)), embeddings=np.stack(list(self._own.values())))
         return np.stack([self._rows[digest] for digest in digests])
 
-    def _read(self) -> dict[str, np.ndarray]:
-        """Rows of the file; none where it is missing or damaged."""
-        if not self.path.exists():
-            return {}
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                digests, embeddings = file["digests"], file["embeddings"]
-            if embeddings.ndim != 2 or embeddings.dtype != np.float32 or not np.isfinite(embeddings).all():
-                raise ValueError("not a matrix of finite float32 numbers")
-            return dict(zip(digests.tolist(), embeddings, strict=True))
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            print(f"{self.path}: damaged cache of embeddings, made again ({error})")
-            return {}
 
-    def _write(self) -> None:
-        with atomic(self.path) as temporary:
-            np.savez(temporary, digests=np.array(list(self._rows)), embeddings=np.stack(list(self._rows.values())))
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Rows of a file; none where it is missing or damaged."""
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            digests, embeddings = file["digests"], file["embeddings"]
+        if embeddings.ndim != 2 or embeddings.dtype != np.float32 or not np.isfinite(embeddings).all():
+            raise ValueError("not a matrix of finite float32 numbers")
+        return dict(zip(digests.tolist(), embeddings, strict=True))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        print(f"{path}: damaged cache of embeddings, passed over ({error})")
+        return {}
