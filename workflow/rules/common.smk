@@ -225,6 +225,13 @@ def selections_of_cohort(cohort):
     )
 
 
+def chooses_genes(cohort):
+    """Whether a row of any table reads genes of a group or a selection on a cohort."""
+    rows = [row for table in config["tables"] for row in rows_of(table) if row["cohort"] == cohort and runs(row)]
+    blocks = [options for row in rows for options in MODELS[row["model"]]["inputs"].values()]
+    return any({"group", "selection"} & set(options) for options in blocks)
+
+
 def modalities_of(cohort, task):
     """Files that say which cases have the modalities a task asks of every case."""
     folder = f"results/{cohort}"

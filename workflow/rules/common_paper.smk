@@ -114,9 +114,7 @@ def report_files(kind):
         "slides": [str(Path(index).with_name("slides.parquet")) for index in features],
         "sheets": [str(Path(index).with_name("contact_sheet.png")) for index in features],
         "reachable": [f"results/{cohort}/reachable.json" for cohort in simulated],
-        "filters": [
-            f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if selections_of_cohort(cohort)
-        ],
+        "filters": [f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if chooses_genes(cohort)],
         "smoothings": [
             f"results/embeddings/{name}/smoothings.csv" for name in embeddings_shown() if smoothings_of(name)
         ],

@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix, issparse
 
 from histofuse.genomics import genes
-from histofuse.genomics.genes import TABLE, GeneNames, gene_names, sum_duplicates
+from histofuse.genomics.genes import TABLE, GeneNames, canonical_columns, gene_names, sum_duplicates
 from histofuse.io import InputError
 
 # Renamed genes as their databases and papers tell them, not taken from the table under test.
@@ -194,3 +194,24 @@ def test_nothing_known_leaves_nothing():
     summed, names = sum_duplicates(np.ones((2, 2)), [None, None])
     assert summed.shape == (2, 0)
     assert names == []
+
+
+def test_a_published_table_gets_canonical_columns_in_one_order(capsys):
+    table = pd.DataFrame(
+        {"case_id": ["C-1"], "TP53": [1.0], "MLL": [2.0], "LOC0": [3.0], "KMT2A": [4.0], "GPR56": [5.0]}
+    )
+    renamed = canonical_columns(table)
+    assert renamed.columns.tolist() == ["case_id", "ADGRG1", "KMT2A", "LOC0", "TP53"]
+    assert renamed.loc[0, "KMT2A"] == 4.0
+    assert "MLL: left out, KMT2A has another column" in capsys.readouterr().out
+    assert canonical_columns(table[table.columns[::-1]]).equals(renamed)
+
+
+def test_suffixes_stay_and_decide_the_order():
+    table = pd.DataFrame({"case_id": ["C-1"], "TP53_mut": [1], "MLL_cnv": [2], "EGFR_mut": [3]})
+    assert canonical_columns(table, ("_cnv", "_mut")).columns.tolist() == [
+        "case_id",
+        "KMT2A_cnv",
+        "EGFR_mut",
+        "TP53_mut",
+    ]

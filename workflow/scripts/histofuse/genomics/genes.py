@@ -23,6 +23,7 @@ import numpy as np
 from histofuse.io import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from scipy.sparse import csr_matrix
 
 TABLE = Path(__file__).with_suffix(".tsv")
@@ -119,6 +120,28 @@ def gene_names() -> GeneNames:
     """The names of `genes.tsv`, read once."""
     with TABLE.open(encoding="utf-8", newline="") as file:
         return GeneNames(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def canonical_columns(table: pd.DataFrame, suffixes: Sequence[str] = ("",)) -> pd.DataFrame:
+    """A published table `case_id, <gene><suffix>, …` with canonical symbols, in one order: by suffix, then by symbol.
+
+    Values such as z-scores cannot be summed: of two columns that become one gene, the one that had the approved
+    symbol already is kept (otherwise the first), and the other is named in a printed line. Genes that the list does
+    not know keep their name.
+    """
+    kept: dict[tuple[int, str], str] = {}
+    for column in table.columns.drop("case_id"):
+        number = next(k for k, suffix in enumerate(suffixes) if column.endswith(suffix))
+        gene = column.removesuffix(suffixes[number])
+        (symbol,), _ = gene_names().canonical([gene], keep_unknown=True)
+        key = (number, symbol)
+        if key in kept:
+            dropped = column if gene != symbol else kept[key]
+            print(f"{dropped}: left out, {symbol} has another column")
+        if key not in kept or gene == symbol:
+            kept[key] = column
+    chosen = {kept[key]: f"{key[1]}{suffixes[key[0]]}" for key in sorted(kept)}
+    return table[["case_id", *chosen]].rename(columns=chosen)
 
 
 def sum_duplicates(

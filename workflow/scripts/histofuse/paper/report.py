@@ -26,8 +26,8 @@ REACHABLE_NAMES = {
 _GENES = (
     "{}: genes of each group",
     "listed: names in the list; renamed: former names among them; known: different genes; expressed: of these, "
-    "measured in the cohort; exclusive: left after genes of both the tumour and the microenvironment went to a group of their "
-    "own; unknown: names that no gene has; then what each selection keeps, the least and the most over its splits.",
+    "measured in the cohort; exclusive: left after genes of both the tumour and the microenvironment went to a group "
+    "of their own; unknown: names that no gene has. Then what each selection keeps, least and most over its splits.",
 )
 _SMOOTHED = (
     "{}: mixtures and single cells of held-out donors",
