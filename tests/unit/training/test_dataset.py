@@ -182,6 +182,12 @@ def test_groups_of_alterations_go_by_their_gene(genes):
     assert names_of(genes, alterations={"group": ["tumour"]}) == {"alterations": ["A_mut", "A_cnv"]}
 
 
+def test_a_group_without_a_gene_in_the_cohort_leaves_the_others(genes, capsys):
+    expected = names_of(genes, expression={"group": ["tumour"]})
+    assert names_of(genes, expression={"group": ["tumour", "brain"]}) == expected
+    assert "inputs: expression: the cohort has no gene of group brain" in capsys.readouterr().out
+
+
 def test_a_block_without_a_column_says_what_each_filter_left(genes):
     message = (
         "inputs: immune: no column is left in split 1: the table has 4 columns, 1 of them are of selection hvg, "
@@ -190,7 +196,7 @@ def test_a_block_without_a_column_says_what_each_filter_left(genes):
     with pytest.raises(InputError, match=message):
         names_of(genes, split=1, immune={"from": "expression", "selection": "hvg", "group": ["immune"]})
     with pytest.raises(InputError, match="inputs: expression: group: no group brain; there are immune, tumour"):
-        names_of(genes, expression={"group": ["brain", "tumour"]})
+        names_of(genes, expression={"group": ["brain"]})
     genes["groups"] = None
     with pytest.raises(InputError, match="inputs: expression: group: the gene groups of the cohort are not there"):
         names_of(genes, expression={"group": ["tumour"]})

@@ -138,18 +138,6 @@ def resolve(groups: pd.DataFrame, expressed: Sequence[str]) -> tuple[pd.DataFram
     return resolved, pd.DataFrame(rows)
 
 
-def columns_of(resolved: pd.DataFrame, group_names: Sequence[str]) -> list[str]:
-    """The genes that are in any of the groups, sorted; InputError for a group that has no gene in the cohort."""
-    there = sorted(resolved["group"].unique())
-    missing = [group for group in group_names if group not in there]
-    if missing:
-        raise InputError(
-            f"gene group(s) {', '.join(missing)}: not in the list of gene groups, or none of their genes is in the "
-            f"cohort; there are {', '.join(there)}"
-        )
-    return sorted(resolved.loc[resolved["group"].isin(list(group_names)), "gene"].unique())
-
-
 def count_selected(resolved: pd.DataFrame, group_names: Sequence[str], selection: pd.DataFrame) -> list[str]:
     """How many genes of each group a selection (`split, gene, selected`) keeps, as "least–most" over its splits."""
     chosen = selection[selection["selected"]]

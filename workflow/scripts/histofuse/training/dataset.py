@@ -229,9 +229,11 @@ def _narrow(
         if groups is None:
             raise InputError(f"inputs: {name}: group: the gene groups of the cohort are not there")
         known = sorted(groups["group"].unique())
-        unknown = sorted(set(group) - set(known))
-        if unknown:
-            raise InputError(f"inputs: {name}: group: no group {', '.join(unknown)}; there are {', '.join(known)}")
+        absent = sorted(set(group) - set(known))
+        if len(absent) == len(set(group)):
+            raise InputError(f"inputs: {name}: group: no group {', '.join(absent)}; there are {', '.join(known)}")
+        if absent:  # of a cohort that has few genes; a name that no list has is refused with the configuration
+            print(f"inputs: {name}: the cohort has no gene of group {', '.join(absent)}")
         kept &= genes.isin(groups.loc[groups["group"].isin(group), "gene"])
         left.append(f"{kept.sum()} {'of these ' if selection else ''}are of group {', '.join(group)}")
     if not kept.any():
