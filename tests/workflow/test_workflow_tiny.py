@@ -36,7 +36,7 @@ def report_page(tiny_grid):
 
 @pytest.mark.parametrize(
     ("table", "rows", "metrics"),
-    [("tiny_survival", 4, 2), ("tiny_grading", 2, 2), ("tiny_spaces", 3, 1), ("tiny_two_cohorts", 2, 1)],
+    [("tiny_survival", 4, 2), ("tiny_grading", 2, 2), ("tiny_spaces", 4, 1), ("tiny_two_cohorts", 2, 1)],
 )
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
     frame = pd.read_csv(tiny_grid / f"results/tables/{table}.csv")

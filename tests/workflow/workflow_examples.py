@@ -44,6 +44,7 @@ embeddings:
     bank: 400
     held_out: 100
     gpu: 0
+  scgpt_zscore: {checkpoint: simulated, atlas: tiny_cells, panel: {size: 60}, values: zscore, gpu: 0}
 slide_features:
   resnet50_20x: {encoder: test_resnet, weights: random, mpp: 0.5, max_tiles: 4, gpu: 0}
 tasks:
@@ -99,6 +100,7 @@ tables:
     reference_row: scGPT
     rows:
       - {label: scGPT, model: snn_scgpt}
+      - {label: "scGPT, shown z-scores", model: snn_scgpt_zscore}
       - {label: scGPT smoothed, model: snn_scgpt_smoothed}
       - {label: scGPT smoothed by mixed embeddings, model: snn_scgpt_embedding_mixup}
   tiny_two_cohorts:

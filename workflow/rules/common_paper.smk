@@ -77,17 +77,17 @@ def predictions_of_row(table, model):
 
 
 def figures_shown():
-    """Every table drawn as intervals, and survival by risk group for the models it lists under `kaplan_meier`."""
-    return (
-        [f"results/figures/{table}/intervals.svg" for table in config["tables"]]
-        + [
-            f"results/figures/{table}/kaplan_meier_{model}.svg"
-            for table, entry in config["tables"].items()
-            for model in entry.get("kaplan_meier", [])
-            if runs(row_of(table, model))
-        ]
-        + [f"results/figures/embeddings/{embedding}/interpolation.svg" for embedding in embeddings_shown()]
-    )
+    """Every table drawn as intervals, survival by risk group for the models it lists under `kaplan_meier`, and walks
+    through the space of every embedding that is smoothed."""
+    intervals = [f"results/figures/{table}/intervals.svg" for table in config["tables"]]
+    curves = [
+        f"results/figures/{table}/kaplan_meier_{model}.svg"
+        for table, entry in config["tables"].items()
+        for model in entry.get("kaplan_meier", [])
+        if runs(row_of(table, model))
+    ]
+    smoothed = [name for name in embeddings_shown() if smoothings_of(name)]
+    return intervals + curves + [f"results/figures/embeddings/{name}/interpolation.svg" for name in smoothed]
 
 
 def runs_shown():
