@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,6 +134,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives, pickled objects and other formats each raise their own kind
         reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to execute what the file holds
+            hidden = re.search(r"GLOBAL (\S+)", str(error))
+            reason = f"it holds a pickled {hidden[1]}" if hidden else "it holds pickled objects"
         raise InputError(
             f"{path}: cannot be read as weights alone ({reason}); a file that holds anything but tensors is not opened"
         ) from error
