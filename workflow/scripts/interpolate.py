@@ -8,14 +8,14 @@ from histofuse.genomics.embedding import embed_profiles, prepare_torch
 from histofuse.genomics.scgpt.checkpoint import load_checkpoint
 from histofuse.genomics.smoothing.atlas import read_atlas
 from histofuse.genomics.smoothing.interpolation import distance_table, paths, straightness
-from histofuse.genomics.smoothing.mixup import mixed_profiles
+from histofuse.genomics.smoothing.mixup import mixed_profiles, shown_by
 from histofuse.genomics.smoothing.mlp import smooth
 from histofuse.io import read_table, start_log, write_table
 
 start_log(snakemake.log[0])
 settings = snakemake.params.settings
 panel = read_table(snakemake.input.panel)["gene"].tolist()
-atlas = read_atlas(snakemake.input.atlas, **snakemake.params.atlas)
+atlas = shown_by(read_atlas(snakemake.input.atlas, **snakemake.params.atlas), panel)
 walks = paths(atlas, settings.get("pairs"), steps=11, cells_per_pair=20, seed=settings.get("seed", 0))
 checkpoint = load_checkpoint(Path(snakemake.input.model).parent, device=prepare_torch(snakemake.threads))
 embeddings = embed_profiles(checkpoint, mixed_profiles(atlas, walks.mixes, panel), panel, settings)

@@ -9,7 +9,7 @@ from scipy.stats import kstest
 from smoothing_examples import atlas
 
 from histofuse.genomics.smoothing import mixup
-from histofuse.genomics.smoothing.mixup import draw_mixes, mixed_profiles
+from histofuse.genomics.smoothing.mixup import draw_mixes, mixed_profiles, shown_by
 from histofuse.io import InputError
 
 CELLS = atlas()
@@ -33,6 +33,33 @@ def test_a_part_of_the_mixtures_has_the_same_profiles():
     whole = mixed_profiles(CELLS, mixes, CELLS.genes)
     np.testing.assert_array_equal(mixed_profiles(CELLS, mixes.part(slice(5, 9)), CELLS.genes), whole[5:9])
     np.testing.assert_array_equal(mixes.part(slice(5, 9)).target, mixes.target[5:9])
+
+
+def test_cells_that_show_nothing_of_the_panel_are_left_out(capsys):
+    panel = ["G041", "G002", "G077", "G013"]
+    counts = CELLS.counts.toarray()
+    counts[[3, 100], :] = np.eye(80)[5]  # one read, of another gene
+    counts[[3, 100], 2] = 0
+    bare = dataclasses.replace(CELLS, counts=type(CELLS.counts)(counts))
+    dark = (counts[:, [41, 2, 77, 13]] == 0).all(axis=1)
+    assert dark[[3, 100]].all()
+    shown = shown_by(bare, panel)
+    assert f"{dark.sum()} of 240 cells express none of the panel's 4 genes and are left out" in capsys.readouterr().out
+    assert shown.genes == panel
+    for name in ("library", "labels", "donors", "held_out"):
+        np.testing.assert_array_equal(getattr(shown, name), getattr(CELLS, name)[~dark])
+    mixes = draw_mixes(shown, 200)
+    assert (mixed_profiles(shown, mixes, panel).sum(axis=1) > 0).all()
+    bare = dataclasses.replace(bare, counts=bare.counts.multiply((CELLS.labels != 2)[:, None]).tocsr())
+    with pytest.raises(InputError, match="the panel's 4 genes show none of the train cells of neuron; choose a larger"):
+        shown_by(bare, panel)
+    with pytest.raises(InputError, match="1 genes of the panel are not in the atlas, the first is TP53"):
+        shown_by(bare, ["TP53"])
+
+
+def test_a_panel_that_every_cell_shows_changes_no_profile():
+    whole, mixes = shown_by(CELLS, CELLS.genes), draw_mixes(CELLS, 20)
+    np.testing.assert_array_equal(mixed_profiles(whole, mixes, CELLS.genes), mixed_profiles(CELLS, mixes, CELLS.genes))
 
 
 def test_depth_does_not_decide_a_mixture():

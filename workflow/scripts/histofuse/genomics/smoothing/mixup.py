@@ -7,7 +7,7 @@ transcripts. Path-GPTOmic mixes at expression level; the space is not stated the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,34 @@ class Mixes:
     def part(self, rows: slice) -> Mixes:
         """Some of the mixtures."""
         return Mixes(self.i[rows], self.j[rows], self.weight[rows], self.target[rows])
+
+
+def shown_by(atlas: Atlas, panel: Sequence[str]) -> Atlas:
+    """The atlas as a panel shows it: the panel's genes alone, and the cells that express any of them.
+
+    A cell that shows nothing cannot be embedded; how many there are is printed. Library sizes stay those over all
+    genes. Raises InputError for genes that the atlas lacks, and where a class has no cell left on either side.
+    """
+    counts = atlas.counts[:, _places(atlas, panel)]
+    shows = np.asarray(counts.sum(axis=1)).ravel() > 0
+    print(f"{(~shows).sum()} of {len(shows)} cells express none of the panel's {len(panel)} genes and are left out")
+    for part in ("train", "held_out"):
+        left = set(atlas.labels[atlas.cells(part)[shows[atlas.cells(part)]]].tolist())
+        bare = [name for k, name in enumerate(atlas.classes) if k not in left]
+        if bare:
+            raise InputError(
+                f"the panel's {len(panel)} genes show none of the {part} cells of {', '.join(bare)}; choose a larger "
+                "panel, or leave the class out"
+            )
+    return replace(
+        atlas,
+        counts=counts[shows],
+        genes=list(panel),
+        library=atlas.library[shows],
+        labels=atlas.labels[shows],
+        donors=atlas.donors[shows],
+        held_out=atlas.held_out[shows],
+    )
 
 
 def draw_mixes(
@@ -86,12 +114,9 @@ def mixed_profiles(atlas: Atlas, mixes: Mixes, panel: Sequence[str]) -> np.ndarr
     A cell is divided by its library size over all genes of the file, then mixed, then reduced to the panel, whose
     genes must all be in the atlas.
     """
-    place = {gene: k for k, gene in enumerate(atlas.genes)}
-    missing = [gene for gene in panel if gene not in place]
-    if missing:
-        raise InputError(f"{len(missing)} genes of the panel are not in the atlas, the first is {missing[0]}")
+    places = _places(atlas, panel)
     used, rows = np.unique(np.concatenate([mixes.i, mixes.j]), return_inverse=True)
-    cells = atlas.counts[used][:, [place[gene] for gene in panel]].astype(np.float64)
+    cells = atlas.counts[used][:, places].astype(np.float64)
     cells = cells.multiply(CP10K / atlas.library[used][:, None]).tocsr()
     first, second = rows[: len(mixes)], rows[len(mixes) :]
     profiles = np.empty((len(mixes), len(panel)), np.float32)
@@ -101,3 +126,12 @@ def mixed_profiles(atlas: Atlas, mixes: Mixes, panel: Sequence[str]) -> np.ndarr
         mixed = cells[first[part]].multiply(weight) + cells[second[part]].multiply(1 - weight)
         profiles[part] = mixed.toarray()
     return profiles
+
+
+def _places(atlas: Atlas, panel: Sequence[str]) -> list[int]:
+    """Columns of the panel's genes."""
+    place = {gene: k for k, gene in enumerate(atlas.genes)}
+    missing = [gene for gene in panel if gene not in place]
+    if missing:
+        raise InputError(f"{len(missing)} genes of the panel are not in the atlas, the first is {missing[0]}")
+    return [place[gene] for gene in panel]
