@@ -90,6 +90,34 @@ def dry_run(config, folder):
             ["simulated_survival", "model", "'snn_genomik'"],
         ),
         (("models", "attmil", "extends"), "attmil", ["models: attmil extends attmil"]),
+        (
+            ("models", "snn_hvg", "inputs"),
+            {"expression": {"group": ["tumor"]}},
+            ["models: snn_hvg", "inputs: expression: group: 'tumor' is not one of", "tumour_and_microenvironment"],
+        ),
+        (
+            ("models", "snn_hvg", "inputs"),
+            {"arms": {"from": "alterations"}},
+            [
+                "simulated_meta",
+                "glioma_meta has expression only so far, but its model or its task asks for alterations",
+            ],
+        ),
+        (
+            ("smoothings", "mixup"),
+            {"embedding": "brain"},
+            ["models: snn_scgpt_smoothed: inputs: scgpt: the smoothing mixup is of the embedding brain"],
+        ),
+        (
+            ("smoothings", "raw"),
+            {"embedding": "scgpt"},
+            ["smoothings: raw: this name is taken by the embedding itself"],
+        ),
+        (
+            ("atlases", "simulated_cells", "classes"),
+            "coarse.tsv",
+            ["atlases: simulated_cells: classes: there is no coarse.tsv"],
+        ),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else "",
 )
