@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import scanpy
 
-from histofuse.genomics import selection
+from histofuse.genomics import variability
 from histofuse.genomics.selection import highly_variable, read_counts, select_genes, select_panel
 from histofuse.io import InputError
 
@@ -123,10 +123,9 @@ def test_the_flavour_of_counts_needs_counts(log_tpm, counts, monkeypatch, tmp_pa
         read_counts(tmp_path / "expression.h5ad")
     anndata.AnnData(log_tpm, layers={"counts": counts}).write_h5ad(tmp_path / "expression.h5ad")
     pd.testing.assert_frame_equal(read_counts(tmp_path / "expression.h5ad"), counts, check_names=False)
-    monkeypatch.setattr(selection, "find_spec", lambda name: object())
     with pytest.raises(InputError, match="seurat_v3 needs whole counts ≥ 0; these values were scaled"):
         highly_variable(log_tpm, 10, "seurat_v3", log_tpm)
-    monkeypatch.setattr(selection, "find_spec", lambda name: None)
+    monkeypatch.setattr(variability, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package scikit-misc, which is not installed"):
         highly_variable(log_tpm, 10, "seurat_v3", counts)
 

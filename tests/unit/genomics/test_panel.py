@@ -42,7 +42,7 @@ def test_scanpys_flavours_choose_what_scanpy_chooses(flavour):
 
 def test_seurat_v3_is_scanpys_or_a_clear_error():
     if find_spec("skmisc") is None:
-        with pytest.raises(InputError, match=r"needs the package scikit-misc, .*or choose seurat"):
+        with pytest.raises(InputError, match=r"needs the package scikit-misc, .*or choose variance"):
             choose_panel(CELLS, CELLS.genes)
         return
     panel = choose_panel(CELLS, CELLS.genes, size=15)
@@ -80,7 +80,7 @@ def test_only_allowed_genes_that_vary_are_chosen():
     [
         ({"in_vocabulary": {"<pad>", "TP53"}}, r"none of the atlas' 80 genes \(G000, .* vocabulary of 2"),
         ({"canonical": {"TP53"}}, "and among those allowed"),
-        ({"flavour": "seurat3"}, "flavour 'seurat3' is not one of seurat_v3, seurat"),
+        ({"flavour": "seurat3"}, "flavour 'seurat3' is not one of variance, seurat"),
         ({"size": 0}, "size is 0"),
     ],
 )

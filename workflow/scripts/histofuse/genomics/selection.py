@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from histofuse.genomics.variability import FLAVOURS, scanpy_scores
 from histofuse.io import InputError
-
-FLAVOURS = ("variance", "seurat", "cell_ranger", "seurat_v3")
 
 
 def highly_variable(
@@ -132,29 +129,11 @@ def _by_scanpy(log_tpm: pd.DataFrame, flavour: str, counts: pd.DataFrame | None)
     if flavour == "seurat_v3":
         if counts is None:
             raise InputError("flavour seurat_v3 needs counts; choose variance, seurat or cell_ranger")
-        if find_spec("skmisc") is None:
-            raise InputError(
-                "flavour seurat_v3 needs the package scikit-misc, which is not installed: "
-                "pip install scikit-misc, or choose variance, seurat or cell_ranger"
-            )
-        values, column = counts.to_numpy(np.float64), "variances_norm"
+        values = counts.to_numpy(np.float64)
     else:
-        values, column = log_tpm.to_numpy(np.float64) * np.log(2), "dispersions_norm"
+        values = log_tpm.to_numpy(np.float64) * np.log(2)
     _check_scale(values, flavour)
-    import scanpy
-    from anndata import AnnData
-
-    matrix = AnnData(values, var=pd.DataFrame(index=log_tpm.columns.astype(str)))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about bins of one gene and about expected counts: not for a log
-            table = scanpy.pp.highly_variable_genes(matrix, flavor=flavour, n_top_genes=matrix.n_vars, inplace=False)
-    except ValueError as error:
-        raise InputError(
-            f"scanpy's flavour {flavour} cannot rank {matrix.n_vars} genes over {matrix.n_obs} cases ({error}); "
-            "choose variance"
-        ) from error
-    return table[column].to_numpy(np.float64)
+    return scanpy_scores(values, flavour, "cases")
 
 
 def _check_scale(values: np.ndarray, flavour: str) -> None:

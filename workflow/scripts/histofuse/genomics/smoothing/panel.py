@@ -3,9 +3,7 @@ outcomes, the same for all cases and folds."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,10 @@ import pandas as pd
 from histofuse.genomics.genes import gene_names
 from histofuse.genomics.smoothing.atlas import Atlas
 from histofuse.genomics.smoothing.mixup import CP10K
+from histofuse.genomics.variability import FLAVOURS, scanpy_scores
 from histofuse.io import InputError
 
 LARGEST = 1199  # genes that scGPT reads beside the class token
-FLAVOURS = ("seurat_v3", "seurat", "cell_ranger", "variance")
 
 
 def choose_panel(
@@ -61,8 +59,13 @@ def choose_panel(
     if flavour == "variance":
         score[varies] = variance[varies]
     else:
+        if flavour == "seurat_v3" and (counts.data != np.round(counts.data)).any():
+            raise InputError(
+                "panel: flavour seurat_v3 needs counts, this atlas has other linear values; "
+                "choose seurat, cell_ranger or variance"
+            )
         chosen = counts if flavour == "seurat_v3" else log_values
-        score[varies] = _by_scanpy(chosen[:, varies], flavour)
+        score[varies] = scanpy_scores(chosen[:, varies], flavour, "cells")
     score[~np.isfinite(score)] = -np.inf
     genes = np.array(atlas.genes)[columns]
     order = np.lexsort((genes, -score))[: min(size, int(np.isfinite(score).sum()))]
@@ -116,32 +119,3 @@ def match_panel(panel: Sequence[str], genes: Sequence[str], max_missing: float =
             "max_missing"
         )
     return found
-
-
-def _by_scanpy(values, flavour: str) -> np.ndarray:
-    """scanpy's score of every column of [cell, gene]; NaN where it gives none."""
-    if flavour == "seurat_v3":
-        if find_spec("skmisc") is None:
-            raise InputError(
-                "panel: flavour seurat_v3 needs the package scikit-misc, which is not installed: "
-                "pip install scikit-misc, or choose seurat, cell_ranger or variance"
-            )
-        if (values.data != np.round(values.data)).any():
-            raise InputError(
-                "panel: flavour seurat_v3 needs counts, this atlas has other linear values; "
-                "choose seurat, cell_ranger or variance"
-            )
-    import scanpy
-    from anndata import AnnData
-
-    matrix = AnnData(values)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about bins of one gene and about names: not for a log
-            table = scanpy.pp.highly_variable_genes(matrix, flavor=flavour, n_top_genes=matrix.n_vars, inplace=False)
-    except ValueError as error:
-        raise InputError(
-            f"panel: scanpy's flavour {flavour} cannot rank {matrix.n_vars} genes over {matrix.n_obs} cells ({error}); "
-            "choose variance"
-        ) from error
-    return table["variances_norm" if flavour == "seurat_v3" else "dispersions_norm"].to_numpy(np.float64)
