@@ -1,6 +1,7 @@
 """Every configuration in config/ is valid, and a wrong one is refused before the first job, naming the key."""
 
 import copy
+import csv
 import os
 import subprocess
 import sys
@@ -38,6 +39,18 @@ def test_configuration_is_valid(name):
         for error in validator.iter_errors(merged(read("models.yaml"), read(name)))
     ]
     assert errors == []
+
+
+def test_every_checkpoint_is_in_the_table_of_pretrained_weights():
+    with (ROOT / "config" / "pretrained.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert list(rows[0]) == ["name", "what", "address", "files", "sha256", "licence", "destination"]
+    assert all(value for row in rows for value in row.values())
+    assert {row["files"] for row in rows} == {"args.json vocab.json best_model.pt"}
+    destinations = [row["destination"] for row in rows]
+    assert len(set(destinations)) == len(destinations)
+    embeddings = [entry for name in CONFIGS for entry in read(name).get("embeddings", {}).values()]
+    assert {entry["checkpoint"] for entry in embeddings} - {"simulated"} <= set(destinations)
 
 
 def dry_run(config, folder):
