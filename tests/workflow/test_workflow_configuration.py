@@ -22,7 +22,7 @@ def put(*path_and_value):
 REFUSED = {
     "unknown key at the top": (
         put("tabels", {}),
-        "top level: Additional properties are not allowed ('tabels' was unexpected); known keys: cohorts, ",
+        "top level: Additional properties are not allowed ('tabels' was unexpected); known keys: atlases, cohorts, ",
     ),
     "unknown key of a simulation": (
         put("cohorts", "tiny", "simulated", "case", 5),
@@ -42,7 +42,7 @@ REFUSED = {
     ),
     "unknown source": (
         put("cohorts", "tiny", "source", "tcga"),
-        "cohorts: tiny: source: 'tcga' is not one of simulated, published_tables, gdc, published_predictions",
+        "cohorts: tiny: source: 'tcga' is not one of simulated, published_tables, gdc, ivygap, meta, published_predictions",
     ),
     "row with a model that does not exist": (
         put("tables", "tiny_survival", "rows", 1, "model", "snn_genomics"),

@@ -125,6 +125,24 @@ def test_changed_smoothing_repeats_only_what_is_smoothed_by_it(tiny_grid):
     assert {"smoothing_scores", "interpolate", "figure_interpolation"} <= set(plan.jobs)
 
 
+def test_other_pairs_of_cell_types_change_the_figure_alone(tiny_grid):
+    config = tiny_config()
+    config["embeddings"]["scgpt"]["pairs"] = [["neuron", "macrophage"]]
+
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_pairs.yaml"))
+
+    assert plan.jobs == {"interpolate": 1, "figure_interpolation": 1, "report": 1}
+
+
+def test_rows_without_their_checkpoint_are_not_run(tiny_grid):
+    config = tiny_config()
+    config["embeddings"]["scgpt"]["checkpoint"] = "resources/scgpt/absent"
+
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "no_checkpoint.yaml"))
+
+    assert plan.jobs == {"table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}  # the z-score row has its own
+
+
 def test_two_cohorts_meet_in_one_order_of_genes(tiny_grid):
     tables = {
         name: pd.read_parquet(tiny_grid / f"results/{name}/genomics/expression.parquet").set_index("case_id")

@@ -66,6 +66,16 @@ def test_cases_outside_the_population_are_left_out(cohort):
     assert split.rows["case_id"].tolist() == ["C0", "C1", "C2", "C3", "C4", "C5", "C7"]
 
 
+def test_a_training_part_too_small_for_the_alterations_table_is_said_so(cohort, capsys):
+    population, splits, tables = cohort
+    block = {"expression": {"min_frequency": 0.1}}
+    load_split(population, splits, 0, SURVIVAL, block, tables)
+    assert "less than half" not in capsys.readouterr().out
+    wide = pd.concat([tables["expression"], tables["expression"].assign(case_id=[f"D{k}" for k in range(8)])])
+    load_split(population, splits, 0, SURVIVAL, block, {"expression": wide})
+    assert "5 training cases are less than half of the 16 cases" in capsys.readouterr().out
+
+
 def test_a_training_part_without_deaths_is_refused(cohort):
     population = cohort[0].assign(event=pd.array([0] * 8, "Int8"))
     with pytest.raises(InputError, match="split 0: all 5 training cases are censored"):

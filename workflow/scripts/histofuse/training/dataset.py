@@ -187,6 +187,12 @@ def load_split(
         if options.get("from", name) == "clinical":
             table = table[[column for column in CLINICAL if column in table]]
         _check_present(cases, table.index, name)
+        if options.get("min_frequency") and 2 * len(train_cases) < len(table):
+            print(
+                f"split {split}: {name}: {len(train_cases)} training cases are less than half of the {len(table)} cases "
+                "whose alterations decided what the table holds: a frequent one may be missing. Lower the cohort's "
+                "`genomics: min_frequency`"
+            )
         table, scaling = _narrow(table, name, options, split, selections or {}, groups)
         try:
             scalers[name] = BlockScaler(**scaling).fit(table.loc[train_cases], sources)
