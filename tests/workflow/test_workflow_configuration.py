@@ -42,7 +42,7 @@ REFUSED = {
     ),
     "unknown source": (
         put("cohorts", "tiny", "source", "tcga"),
-        "cohorts: tiny: source: 'tcga' is not one of simulated, published_tables, gdc, ivygap, meta, published_predictions",
+        "cohorts: tiny: source: 'tcga' is not one of simulated, published_tables, gdc, ivygap, meta, ",
     ),
     "row with a model that does not exist": (
         put("tables", "tiny_survival", "rows", 1, "model", "snn_genomics"),

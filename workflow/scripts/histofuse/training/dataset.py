@@ -189,8 +189,8 @@ def load_split(
         _check_present(cases, table.index, name)
         if options.get("min_frequency") and 2 * len(train_cases) < len(table):
             print(
-                f"split {split}: {name}: {len(train_cases)} training cases are less than half of the {len(table)} cases "
-                "whose alterations decided what the table holds: a frequent one may be missing. Lower the cohort's "
+                f"split {split}: {name}: {len(train_cases)} training cases are less than half of the {len(table)} "
+                "cases whose alterations decided what the table holds: a frequent one may be missing. Lower the cohort's "
                 "`genomics: min_frequency`"
             )
         table, scaling = _narrow(table, name, options, split, selections or {}, groups)
