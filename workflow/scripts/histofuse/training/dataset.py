@@ -190,8 +190,8 @@ def load_split(
         if options.get("min_frequency") and 2 * len(train_cases) < len(table):
             print(
                 f"split {split}: {name}: {len(train_cases)} training cases are less than half of the {len(table)} "
-                "cases whose alterations decided what the table holds: a frequent one may be missing. Lower the cohort's "
-                "`genomics: min_frequency`"
+                "cases whose alterations decided what the table holds: a frequent one may be missing. Lower the "
+                "cohort's `genomics: min_frequency`"
             )
         table, scaling = _narrow(table, name, options, split, selections or {}, groups)
         try:
