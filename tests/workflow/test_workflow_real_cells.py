@@ -28,7 +28,7 @@ def test_real_cells_become_a_panel_a_bank_and_a_smoothed_space(tmp_path):
     checkout = Checkout(tmp_path)
     glioma_cells().write_h5ad(checkout / "cells.h5ad")
     config = tiny_config()
-    config["atlases"] = {"real_cells": {"source": "file", "file": "cells.h5ad", "linear": True, "held_out": 0.25}}
+    config["atlases"]["real_cells"] = {"source": "file", "file": "cells.h5ad", "linear": True, "held_out": 0.25}
     config["embeddings"]["scgpt"] |= {"atlas": "real_cells", "panel": {"size": 200, "flavour": "seurat"}}
     name = checkout.write_config(config, "real_cells.yaml")
 
