@@ -24,8 +24,8 @@ from histofuse.io import InputError, read_table
 
 METHODS = ("vahadane", "macenko", "reinhard")
 STAINS = ("haematoxylin", "eosin")
-# A pixel with a lightness L* below this is tissue, not glass.
-TISSUE_LIGHTNESS = 80.0
+# A pixel with a lightness L* below the first is tissue, one above the second glass.
+TISSUE_LIGHTNESS, GLASS_LIGHTNESS = 80.0, 95.0
 # The lasso's weight when stains are learnt, and when concentrations are found for given stains.
 LEARNING_PENALTY, PENALTY = 0.1, 0.01
 ANGULAR_PERCENTILE = 99.0
@@ -47,7 +47,10 @@ XYZ_OF_RGB = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 WHITE = XYZ_OF_RGB.sum(axis=1)
+# Set in the table's entries of colours that are computed.
 FILLED = np.uint32(0xFF000000)
+# Pixels mapped at once: they stay in the processor's cache.
+BLOCK_PIXELS = 1 << 16
 
 
 class StainError(ValueError):
@@ -159,20 +162,26 @@ class StainMap:
         self._table = np.zeros(1 << 24, "<u4")
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        colours = np.zeros((*tiles.shape[:-1], 4), np.uint8)
+        pixels = tiles.reshape(-1, 3)
+        result = np.empty_like(pixels)
+        for first in range(0, len(pixels), BLOCK_PIXELS):
+            block = slice(first, first + BLOCK_PIXELS)
+            self._map(pixels[block], result[block])
+        return result.reshape(tiles.shape)
+
+    def _map(self, pixels: np.ndarray, result: np.ndarray) -> None:
+        colours = np.zeros((len(pixels), 4), np.uint8)
         for channel in range(3):
-            colours[..., channel] = tiles[..., channel]
-        colours = colours.view("<u4").ravel()
+            colours[:, channel] = pixels[:, channel]
+        colours = colours.view("<u4")[:, 0]
         # Every index is in the table; "wrap" only spares the check.
         mapped = np.take(self._table, colours, mode="wrap")
-        if mapped.min(initial=FILLED) == 0:
+        if mapped.min() == 0:
             self._fill(np.unique(colours[mapped == 0]))
             mapped = np.take(self._table, colours, mode="wrap")
-        mapped = mapped.view(np.uint8).reshape(*tiles.shape[:-1], 4)
-        result = np.empty(tiles.shape, np.uint8)
+        mapped = mapped.view(np.uint8).reshape(-1, 4)
         for channel in range(3):
-            result[..., channel] = mapped[..., channel]
-        return result
+            result[:, channel] = mapped[:, channel]
 
     def _fill(self, colours: np.ndarray) -> None:
         entries = colours.view(np.uint8).reshape(-1, 4).copy()
@@ -184,8 +193,12 @@ class StainMap:
         source, target = self._source, self._target
         if source.method == "reinhard":
             (mean, deviation), (wanted_mean, wanted_deviation) = source.matrix[..., None], target.matrix[..., None]
-            return _rgb((_lab(pixels) - mean) / deviation * wanted_deviation + wanted_mean)
-        amounts = concentrations(DENSITY[pixels].T, source.matrix, PENALTY) * (target.p99 / source.p99)[:, None]
+            lab = _lab(pixels)
+            # The map is tissue's; it fades out towards glass, which it would colour.
+            share = np.clip((GLASS_LIGHTNESS - lab[0]) / (GLASS_LIGHTNESS - TISSUE_LIGHTNESS), 0, 1)
+            return _rgb(lab + share * ((lab - mean) / deviation * wanted_deviation + wanted_mean - lab))
+        density = DENSITY[np.ascontiguousarray(pixels.T)]
+        amounts = concentrations(density, source.matrix, PENALTY) * (target.p99 / source.p99)[:, None]
         density = target.matrix[0][:, None] * amounts[0] + target.matrix[1][:, None] * amounts[1]
         return np.rint(255 * np.exp(-density)).astype(np.uint8).T
 
