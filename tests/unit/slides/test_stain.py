@@ -16,6 +16,7 @@ from histofuse.slides.stain import (
     METHODS,
     StainError,
     StainMap,
+    Stains,
     concentrations,
     degrees,
     estimate,
@@ -145,6 +146,14 @@ def test_a_slide_with_the_targets_stains_stays_as_it_is(method):
     mapped = StainMap(stains, stains)(pixels).astype(int)
     # The lasso takes up to a hundredth from a concentration, and a colour may lie outside the span of the stains found.
     assert np.abs(mapped - pixels).mean() < (0.01 if method == "reinhard" else 1.5)
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_two_known_stains_come_back(known):
+    pixels = stained(KNOWN[known])
+    stains = Stains("vahadane", unit(KNOWN[known]), np.array([1.8, 1.45]), len(pixels))
+    # Rounding, and the hundredth that the lasso takes from an optical density.
+    assert np.abs(StainMap(stains, stains)(pixels).astype(int) - pixels).max() <= 2
 
 
 def test_a_slide_gets_the_targets_colours():
