@@ -380,3 +380,5 @@ def test_a_bad_target_ends_the_run_before_its_first_slide(settings, encoder, tmp
     chosen = settings | {"stain": settings["stain"] | {"method": "macenko", "target": str(tmp_path / "no.png")}}
     with pytest.raises(InputError, match=r"no\.png: there is no such file"):
         encode_slides(receipt, chosen, encoder, tmp_path)
+    chosen["stain"]["method"] = "none"
+    assert len(encode_slides(receipt[:0], chosen, encoder, tmp_path)) == 0

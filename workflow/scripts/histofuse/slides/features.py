@@ -64,8 +64,9 @@ def encode_slides(
     slide_ids = [Path(name).stem for name in receipt["filename"]]
     if twice := sorted({i for i in slide_ids if slide_ids.count(i) > 1}):
         raise InputError(f"the receipt names slide {twice[0]} more than once; keep one row per slide")
-    for method in {settings["stain"]["method"], settings["stain"]["fallback"]} - {"none"}:
-        load_target(settings["stain"]["target"], method)  # a bad target ends the run before its first slide
+    if settings["stain"]["method"] != "none":
+        for method in {settings["stain"]["method"], settings["stain"]["fallback"]} - {"none"}:
+            load_target(settings["stain"]["target"], method)  # a bad target ends the run before its first slide
     rows = []
     slides = zip(receipt["path"], slide_ids, receipt["case_id"])
     for path, slide_id, case_id in progress(slides, "slides", total=len(receipt)):
