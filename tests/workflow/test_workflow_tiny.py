@@ -1,6 +1,7 @@
 """The whole workflow on a tiny simulated cohort: from raw files to the report, and what reruns after a change."""
 
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -93,6 +94,15 @@ def test_broken_slides_are_named_with_their_reasons(tiny_grid, report_page):
         assert reason in report_page
 
 
+def test_slides_are_normalised_and_their_stains_kept(tiny_grid):
+    slides = pd.read_parquet(tiny_grid / "results/tiny/slides/resnet50_20x/slides.parquet")
+    used = slides[slides["status"] == "used"]
+
+    assert set(used["stain"]) == {"macenko"}
+    assert set(used["stain_reason"]) == {""}
+    assert used[["haematoxylin_r", "haematoxylin_p99", "eosin_g", "eosin_p99"]].gt(0).all(axis=None)
+
+
 def test_report_says_that_the_cohort_is_simulated(report_page):
     assert "Simulated cohort: these figures show that the workflow runs" in report_page
     assert "Tiny glioma: Harrell C of the risks behind the simulation" in report_page
@@ -141,6 +151,15 @@ def test_rows_without_their_checkpoint_are_not_run(tiny_grid):
     plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "no_checkpoint.yaml"))
 
     assert plan.jobs == {"table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}  # the z-score row has its own
+
+
+def test_changed_stain_target_encodes_the_slides_again(tiny_grid):
+    config = tiny_config()
+    stain = config["slide_features"]["resnet50_20x"]["stain"]
+    shutil.copy(tiny_grid / "results/tiny/slides/resnet50_20x/contact_sheet.png", tiny_grid / "target.png")
+    stain["target"] = "target.png"
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "target.yaml"))
+    assert plan.jobs["encode_slides"] >= 1
 
 
 def test_two_cohorts_meet_in_one_order_of_genes(tiny_grid):

@@ -46,7 +46,7 @@ embeddings:
     gpu: 0
   scgpt_zscore: {checkpoint: simulated, atlas: tiny_cells, panel: {size: 60}, values: zscore, gpu: 0}
 slide_features:
-  resnet50_20x: {encoder: test_resnet, weights: random, mpp: 0.5, max_tiles: 4, gpu: 0}
+  resnet50_20x: {encoder: test_resnet, weights: random, mpp: 0.5, max_tiles: 4, stain: {method: macenko}, gpu: 0}
 tasks:
   survival: {kind: survival, modalities: [expression, alterations, resnet50_20x]}
   survival_expression: {kind: survival, modalities: [expression]}

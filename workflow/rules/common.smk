@@ -143,6 +143,12 @@ def weights_file(features):
     return [] if weights in ("random", "hub") else weights
 
 
+def stain_target(features):
+    """The image whose stains the tiles get where it is a file, so that other content under the same name is noticed."""
+    stain = config["slide_features"][features]["stain"]
+    return [] if stain["method"] == "none" or stain["target"] == "default" else stain["target"]
+
+
 def slide_folders(cohort, features):
     """Where the encoded slides of a cohort lie, one folder per batch of slide files."""
     batches = [Path(receipt).stem for receipt in receipts(cohort, "slide")]

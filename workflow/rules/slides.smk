@@ -6,6 +6,7 @@ rule encode_slides:
     input:
         receipt="resources/{cohort}/receipts/{batch}.tsv",
         weights=lambda wildcards: weights_file(wildcards.features),
+        target=lambda wildcards: stain_target(wildcards.features),
     output:
         directory=directory("results/{cohort}/slides/{features}/{batch}"),
     log:

@@ -16,4 +16,4 @@ pack(slides, Path(snakemake.output.tiles), Path(snakemake.output.index))
 with atomic(snakemake.output.sheet) as temporary:
     contact_sheet(slides).save(temporary)
 write_table(slides.drop(columns="directory"), snakemake.output.slides)
-print(slides.groupby("status").size().to_string())
+print(slides.groupby(["status", "stain", "stain_reason"]).size().to_string())

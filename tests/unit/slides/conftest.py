@@ -81,6 +81,7 @@ def settings() -> dict:
         "weights": "random",
         "batch": 64,
         "mpp_overrides": {},
+        "stain": {"method": "none", "target": "default", "pixels": 20_000, "seed": 0, "fallback": "none"},
     }
 
 
