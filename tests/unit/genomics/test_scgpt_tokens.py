@@ -1,7 +1,5 @@
 """Tokens of a profile: the package's bins where values differ, ours where they do not; nobody else's business."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -199,10 +197,3 @@ def test_subsets_are_averaged_to_length_one():
 def test_subsets_below_one():
     with pytest.raises(InputError, match="subsets: 0"):
         subset_tokens(tokenise(counts(1), IDS), ["a"], subsets=0)
-
-
-def test_a_thousand_profiles_take_seconds_at_most():
-    values = counts(1000, MAX_GENES)
-    start = time.perf_counter()
-    tokenise(values, np.arange(MAX_GENES))
-    assert time.perf_counter() - start < 2

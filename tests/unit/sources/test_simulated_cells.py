@@ -52,7 +52,8 @@ def md5(path: Path) -> str:
 
 def embeddings(folder: Path, values: np.ndarray, symbols) -> np.ndarray:
     checkpoint = load_checkpoint(folder)
-    return embed(checkpoint, tokenise(values, checkpoint.vocabulary.ids(symbols)), tokens_per_batch=20_000)
+    ids = np.array([checkpoint.vocabulary.index.get(symbol, -1) for symbol in symbols])
+    return embed(checkpoint, tokenise(values, ids), tokens_per_batch=20_000)
 
 
 def test_atlas_holds_raw_counts_of_17_types_from_all_donors(atlas):

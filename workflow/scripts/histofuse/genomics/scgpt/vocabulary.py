@@ -8,12 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from histofuse.io import InputError
 
 PAD, CLASS, END = SPECIAL = "<pad>", "<cls>", "<eoc>"
-UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,6 @@ class Vocabulary:
 
     def __getitem__(self, token: str) -> int:
         return self.index[token]
-
-    def ids(self, symbols: Iterable[str]) -> np.ndarray:
-        """int64 index of every symbol by exact match, -1 for those that the checkpoint does not know."""
-        return np.fromiter((self.index.get(symbol, UNKNOWN) for symbol in symbols), dtype=np.int64)
 
 
 class _Pairs(list):

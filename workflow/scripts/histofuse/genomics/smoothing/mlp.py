@@ -178,7 +178,7 @@ def held_out_scores(
     defined = [value for value in by_class if value is not None]
     labels = of_cells.argmax(axis=1)
     confusion = np.zeros((len(prior), len(prior)), int)
-    np.add.at(confusion, (labels, _shares(_outputs(weights, cells)[1], loss).argmax(axis=1)), 1)
+    np.add.at(confusion, (labels, predict(weights, cells, loss).argmax(axis=1)), 1)
     of_class = confusion.sum(axis=1)
     with np.errstate(divide="ignore"):  # a class that training never saw
         chance_cross_entropy = float(-(truth * np.where(truth > 0, np.log(prior), 0)).sum(axis=1).mean())
