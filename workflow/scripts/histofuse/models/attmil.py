@@ -27,3 +27,11 @@ class AttMIL(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """{"tiles": [batch, tile, width], "tiles_count": [batch, tile]} → [batch, outputs]"""
         return self.head(self.dropout(self.pooling(batch["tiles"], batch["tiles_count"])))
+
+    def tile_scores(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Attention, and the head's output for each tile alone: their weighted sum is the slide's output.
+
+        {"tiles": …, "tiles_count": …} → {"attention": [batch, tile], "output": [batch, tile, outputs]}.
+        """
+        tiles = batch["tiles"]
+        return {"attention": self.pooling.attention(tiles, batch["tiles_count"]), "output": self.head(tiles)}

@@ -42,3 +42,13 @@ class Concat(nn.Module):
         path = self.path(self.pooling(batch["tiles"], batch["tiles_count"]))
         genes = self.genes(torch.cat([batch[name] for name in self.blocks], dim=1))
         return self.head(torch.cat([path, genes], dim=1))
+
+    def tile_scores(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Attention, and what each tile alone would add to the output through the image branch.
+
+        {"tiles": …, "tiles_count": …} → {"attention": [batch, tile], "output": [batch, tile, outputs]}. The weighted
+        sum of the outputs is the image's part of the slide's output; the genes and the head's bias make the rest.
+        """
+        tiles, width = batch["tiles"], self.path.out_features
+        output = nn.functional.linear(self.path(tiles), self.head.weight[:, :width])
+        return {"attention": self.pooling.attention(tiles, batch["tiles_count"]), "output": output}

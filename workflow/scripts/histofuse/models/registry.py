@@ -3,6 +3,12 @@
 A class is written `module:Name`: a module of this library (`histofuse.models.snn:SNN`) or a user's own file that lies
 beside the configuration (`my_model:MyModel`). There is no list of models to keep: an entry in the configuration is
 all that a new model needs.
+
+A torch class that can say which tiles a slide's output comes from has a method `tile_scores(batch)`, which takes what
+`forward` takes and returns {name: [batch, tile]}; heatmaps are drawn of it. Names that begin with `attention` are
+weights that sum to 1 over a bag. The name `output` is special: [batch, tile, outputs], what each tile alone would
+contribute, so that its sum weighted by `attention` is the image's part of the slide's output. What it means for the
+task (a log hazard, the log odds of a class) is settled where the run is known.
 """
 
 from __future__ import annotations

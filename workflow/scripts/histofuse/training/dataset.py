@@ -6,6 +6,7 @@ Needs numpy, pandas and pyarrow only, so that it also runs where nothing but a G
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +139,42 @@ def read_columns(path: str | Path) -> list[str]:
     if twice:
         raise InputError(f"{path}: {twice[0]} is there twice")
     return names
+
+
+def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs: dict[str, dict]) -> Split:
+    """Assemble one split from the files of a run.
+
+    Args:
+        files: `population`, `splits`, a table under the name of each tabular block and, where the inputs ask for them,
+            `selection_{name}`, `groups`, `cases` (their column source), `tiles` and `index`.
+        number: of the split; task, inputs: as for `load_split`, but the `columns` of a block may be a text file.
+    """
+    blocks = {name: dict(options) for name, options in inputs.items() if name != "tiles"}
+    for options in blocks.values():
+        if isinstance(options.get("columns"), str):
+            options["columns"] = read_columns(options["columns"])
+    selections = {options["selection"] for options in blocks.values() if "selection" in options}
+    groups = sources = tiles = None
+    if any("group" in options for options in blocks.values()):
+        groups = read_table(files["groups"], dtype=str, keep_default_na=False)
+    if any(options.get("per_source") for options in blocks.values()):
+        sources = read_table(files["cases"], columns=["case_id", "source"]).set_index("case_id")["source"]
+    if "tiles" in inputs:
+        tiles = TileStore(files["tiles"], files["index"], inputs["tiles"].get("bag"))
+    return load_split(
+        read_table(files["population"]),
+        read_table(files["splits"]),
+        number,
+        task,
+        {name: blocks.get(name, options) for name, options in inputs.items()},
+        {name: read_table(files[name]) for name in blocks},
+        tiles,
+        selections={
+            name: read_table(files[f"selection_{name}"], filters=[("split", "==", number)]) for name in selections
+        },
+        groups=groups,
+        sources=sources,
+    )
 
 
 def load_split(

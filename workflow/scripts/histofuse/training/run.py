@@ -55,7 +55,7 @@ def run(
     """
     train = split.part("train")
     target = split.target.take(train)
-    head = Head(target, entry.get("loss") or task.get("loss") or DEFAULT_LOSS[task["kind"]])
+    head = make_head(entry, task, split)
     parameters = entry.get("params", {})
     if not issubclass(model_class, Estimator) and "training" not in entry:
         raise InputError(
@@ -68,6 +68,12 @@ def run(
         outputs, weights, history = _fit_network(model_class, parameters, entry["training"], split, head, job)
     history = history if len(history) else pd.DataFrame({"epoch": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})
     return Result(head.predictions(outputs, split, job.number, job.seed), history, weights | _scaling(split))
+
+
+def make_head(entry: dict, task: dict, split: Split) -> Head:
+    """The head of a run: its loss is the entry's, or the task's, or the usual one of the task's kind."""
+    loss = entry.get("loss") or task.get("loss") or DEFAULT_LOSS[task["kind"]]
+    return Head(split.target.take(split.part("train")), loss)
 
 
 def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> str:

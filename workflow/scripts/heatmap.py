@@ -1,0 +1,15 @@
+"""Heatmaps of a run's tile scores over four of its test slides, as SVG and PNG."""
+
+from histofuse.io import read_table, start_log
+from histofuse.paper.figures import save_figure
+from histofuse.paper.heatmaps import find_places, heatmap_figure, make_panels, note_on
+
+start_log(snakemake.log[0])
+given, classes = snakemake.input, snakemake.params.classes
+
+scores = read_table(given.scores)
+slides = scores["slide_id"].unique()
+files = find_places(given.folders, slides)
+panels = make_panels(scores, read_table(given.predictions), files, classes)
+note = note_on(panels, len(slides) - len(files), len(slides), bool(classes))
+save_figure(heatmap_figure(panels, snakemake.params.title, note), snakemake.output.svg, snakemake.output.png)

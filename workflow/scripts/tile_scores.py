@@ -1,0 +1,17 @@
+"""Score the tiles of a run's test slides with its weights."""
+
+from safetensors.numpy import load_file
+
+from histofuse.io import read_table, start_log, write_table
+from histofuse.models.registry import load_class
+from histofuse.training.dataset import read_split
+from histofuse.training.tile_scores import tile_scores
+
+start_log(snakemake.log[0])
+given, entry, task = snakemake.input, snakemake.params.model, snakemake.params.task
+
+split = read_split(given, int(snakemake.wildcards.split), task, entry["inputs"])
+model_class = load_class(entry["class"], snakemake.params.class_file)
+weights, predictions = load_file(given.weights), read_table(given.predictions)
+scores = tile_scores(model_class, entry, task, split, weights, predictions, snakemake.threads)
+write_table(scores, snakemake.output.scores)
