@@ -1,5 +1,7 @@
 """Slides are read where, and at the resolution that, the caller says; damaged ones give a reason."""
 
+import math
+
 import numpy as np
 import openslide
 import pytest
@@ -7,7 +9,6 @@ import tifffile
 from PIL import Image
 
 from histofuse.io import InputError
-from histofuse.slides import reader
 from histofuse.slides.reader import SlideError, open_slide
 
 
@@ -64,7 +65,7 @@ def test_damage_inside_is_found_when_it_is_read(write_slide):
     content = bytearray(path.read_bytes())
     content[offset : offset + size] = bytes(size)
     path.write_bytes(content)
-    with open_slide(path) as slide, pytest.raises(SlideError, match="damaged: cannot be read at x=300, y=300"):
+    with open_slide(path) as slide, pytest.raises(SlideError, match="damaged: cannot be read at x=256, y=256 "):
         slide.read(300, 300, 100, 0.5)
 
 
@@ -112,14 +113,17 @@ def test_outside_the_scan_is_white(write_slide):
     assert np.abs(tile[:60, :60].astype(int) - 90).max() <= 2
 
 
-def test_thumbnail_is_the_whole_slide_whatever_the_blocks(write_slide, monkeypatch):
+@pytest.mark.parametrize("mpp", [0.5, 0.7, 4.0])
+def test_thumbnail_is_the_whole_slide_whatever_the_bands(write_slide, mpp):
     image = np.asarray(Image.effect_noise((1000, 700), 60).convert("RGB"))
     with open_slide(write_slide(image, reductions=())) as slide:
-        whole = slide.thumbnail(4.0)
-        monkeypatch.setattr(reader, "BLOCK_PX", 32)
-        in_blocks = slide.thumbnail(4.0)
-    assert whole.shape == (88, 125, 3)
-    # 700 rows are 87.5 pixels of the thumbnail: its last row is half outside.
-    expected = image[:696].reshape(87, 8, 125, 8, 3).mean(axis=(1, 3))
-    assert np.abs(whole[:87] - expected).mean() < 4
-    assert np.abs(whole[:87].astype(int) - in_blocks[:87]).mean() < 3
+        whole = slide.thumbnail(mpp)
+        for rows in (1, 7, 16, 1000):
+            bands = list(slide.bands(mpp, rows))
+            assert all(len(band) == rows for band in bands[:-1])
+            np.testing.assert_array_equal(np.concatenate(bands), whole)
+    assert whole.shape == (math.ceil(350 / mpp), math.ceil(500 / mpp), 3)
+    if mpp == 4.0:
+        # 700 rows are 87.5 pixels of the thumbnail: its last row is half outside.
+        expected = image[:696].reshape(87, 8, 125, 8, 3).mean(axis=(1, 3))
+        assert np.abs(whole[:87] - expected).mean() < 2
