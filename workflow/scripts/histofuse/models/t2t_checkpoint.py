@@ -89,17 +89,18 @@ def _read(path: Path) -> object:
     except Exception as error:  # damaged archives, pickled objects and other formats each raise their own kind
         if isinstance(error, OSError) and not path.is_file():
             raise InputError(f"{path}: there is no such file") from error
-        hidden = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        # torch's own text about objects advises to execute what the file holds, so it is not passed on
+        pickled = isinstance(error, pickle.UnpicklingError)
+        hidden = re.search(r"GLOBAL (\S+)", str(error)) if pickled else None
         if hidden:
             raise InputError(
-                f"{path}: holds a pickled {hidden[1]} beside the weights, and unpickling it would run code of the file. "
-                + CONVERT.format(name=path.name)
+                f"{path}: holds a pickled {hidden[1]} beside the weights; unpickling it would run code that the file "
+                f"chooses. {CONVERT.format(name=path.name)}"
             ) from error
-        # torch's own text can advise to execute what the file holds
-        reason = "not torch's format" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
+        told = f"{type(error).__name__}: {error}".partition(". ")[0].rstrip(": ")
+        reason = "it is not in torch's format" if pickled else told
         raise InputError(
-            f"{path}: cannot be read as a checkpoint ({reason or type(error).__name__}); fetch it again, whole, as it "
-            "was released"
+            f"{path}: cannot be read as a checkpoint ({reason}); fetch it again, whole, as it was released"
         ) from error
 
 

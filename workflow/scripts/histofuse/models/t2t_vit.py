@@ -94,9 +94,8 @@ class TokensToToken(nn.Module):
 
     def __init__(self, width: int, token_width: int, kind: str, drop: float, attn_drop: float, token_drop: float):
         super().__init__()
-        first, second, third = (
-            channels * SPLITS[i][0] ** 2 for i, channels in enumerate((3, token_width, token_width))
-        )
+        channels = (3, token_width, token_width)
+        first, second, third = (count * side**2 for count, (side, _, _) in zip(channels, SPLITS))
         if kind == "performer":
             self.attention1 = TokenPerformer(first, token_width, token_drop, seed=1)
             self.attention2 = TokenPerformer(second, token_width, token_drop, seed=2)
