@@ -4,11 +4,16 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from histofuse.io import InputError, read_table, write_table
 from histofuse.slides.pack import gather_slides, pack, read_features
 from histofuse.slides.sheet import GREY, contact_sheet
+
+
+def pack_into(slides, folder):
+    return pack(slides, folder / "tiles.f16", folder / "index.parquet", folder / "coords.i32")
 
 
 def write_directory(directory, features: dict, excluded: dict | None = None, **attributes):
@@ -37,9 +42,9 @@ def test_round_trip(tmp_path, features):
     second = write_directory(tmp_path / "2", {"a": features["a"]})
     for order in ([first, second], [second, first]):
         slides = gather_slides(order, max_excluded=0.25)
-        index = pack(slides, tmp_path / "tiles.f16", tmp_path / "index.parquet")
+        index = pack_into(slides, tmp_path)
         pd.testing.assert_frame_equal(index, read_table(tmp_path / "index.parquet"))
-        assert index.columns.tolist() == ["slide_id", "case_id", "first_tile", "n_tiles", "dim"]
+        assert index.columns.tolist() == ["slide_id", "case_id", "first_tile", "n_tiles", "dim", "side"]
         assert index["slide_id"].tolist() == ["a", "b", "c"]
         assert index["case_id"].tolist() == ["case-a", "case-b", "case-c"]
         tiles = np.memmap(tmp_path / "tiles.f16", "<f2", "r", shape=(14, 6))
@@ -49,6 +54,31 @@ def test_round_trip(tmp_path, features):
     assert slides["slide_id"].tolist() == ["a", "b", "c", "x"]
 
 
+def test_coordinates_follow_the_tiles(tmp_path, features):
+    """In the order of the tiles, with the side of a tile in the index; -1 where a file does not tell them."""
+    directory = write_directory(tmp_path / "1", features)
+    places = np.random.default_rng(1).integers(0, 100_000, (9, 2))
+    with h5py.File(tmp_path / "1/b.h5", "a") as file:
+        file.create_dataset("coords", data=places).attrs["patch_size_level0"] = 448
+    index = pack_into(gather_slides([directory], 0.0), tmp_path).set_index("slide_id")
+    coords = np.memmap(tmp_path / "coords.i32", "<i4", "r").reshape(-1, 2)
+    assert len(coords) == index["n_tiles"].sum()
+    np.testing.assert_array_equal(coords[index.loc["b", "first_tile"] :][:9], places)
+    assert (np.delete(coords, np.s_[1:10], axis=0) == -1).all()
+    assert index["side"].to_dict() == {"a": -1, "b": 448, "c": -1}
+
+
+@pytest.mark.parametrize(
+    "coords", [np.zeros((8, 2)), np.zeros((9, 3)), np.full((9, 2), -1), np.full((9, 2), 0.5), np.full((9, 2), 2**31)]
+)
+def test_wrong_coordinates(tmp_path, features, coords):
+    write_directory(tmp_path / "1", features)
+    with h5py.File(tmp_path / "1/b.h5", "a") as file:
+        file["coords"] = coords
+    with pytest.raises(InputError, match=r"b\.h5: 'coords' must be pixels of level 0 \[9, 2\]"):
+        read_features(tmp_path / "1/b.h5")
+
+
 @pytest.mark.parametrize(
     ("value", "reason"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (70000.0, "does not fit half")]
 )
@@ -56,7 +86,7 @@ def test_values_that_half_precision_cannot_hold(tmp_path, features, value, reaso
     features["b"][3, 2] = value
     slides = gather_slides([write_directory(tmp_path / "1", features)], 0.0)
     with pytest.raises(InputError, match=f"slide b: .*{reason}"):
-        pack(slides, tmp_path / "tiles.f16", tmp_path / "index.parquet")
+        pack_into(slides, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
 
 
@@ -67,7 +97,7 @@ def test_encoders_must_not_be_mixed(tmp_path, features):
     for directory, slide in ((other, "b"), (wide, "c")):
         slides = gather_slides([one, directory], 0.0)
         with pytest.raises(InputError, match=f"slide {slide}: .*same encoder"):
-            pack(slides, tmp_path / "tiles.f16", tmp_path / "index.parquet")
+            pack_into(slides, tmp_path)
 
 
 def test_too_many_excluded(tmp_path, features):
@@ -77,8 +107,12 @@ def test_too_many_excluded(tmp_path, features):
         gather_slides([directory], 0.4)
     with pytest.raises(InputError, match="1 of 1"):
         gather_slides([write_directory(tmp_path / "2", {}, {"y": "cut"})], 1.0)
-    with pytest.raises(InputError, match="no slides to pack"):
-        gather_slides([], 1.0)
+    empty = write_directory(tmp_path / "3", {"z": features["a"]})
+    write_table(read_table(tmp_path / "3/slides.parquet").iloc[:0], tmp_path / "3/slides.parquet")
+    assert len(gather_slides([directory, empty], 0.5)) == 2
+    for directories in ([], [empty]):
+        with pytest.raises(InputError, match="no slides to pack"):
+            gather_slides(directories, 1.0)
 
 
 def test_a_slide_in_two_directories(tmp_path, features):
@@ -89,9 +123,28 @@ def test_a_slide_in_two_directories(tmp_path, features):
 
 def test_features_of_other_programs(tmp_path, features):
     write_directory(tmp_path / "1", {"a": features["b"][None]})
-    values, encoder = read_features(tmp_path / "1/a.h5")
-    np.testing.assert_array_equal(values, features["b"])
-    assert encoder == ""
+    found = read_features(tmp_path / "1/a.h5")
+    np.testing.assert_array_equal(found.values, features["b"])
+    assert (found.coords.tolist(), found.side, found.weights) == ([[-1, -1]] * 9, -1, "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_of_other_programs(tmp_path, features, dtype):
+    torch.save(torch.tensor(features["b"]).to(dtype), tmp_path / "a.pt")
+    found = read_features(tmp_path / "a.pt")
+    assert found.values.dtype == np.float32
+    np.testing.assert_allclose(found.values, features["b"], rtol=1e-2)
+    assert (found.coords == -1).all()
+
+
+def test_tensors_that_are_none(tmp_path):
+    (tmp_path / "a.pt").write_text("text")
+    torch.save({"features": torch.zeros(2, 3)}, tmp_path / "b.pt")
+    torch.save(torch.zeros(2, 3, dtype=torch.int64), tmp_path / "c.pt")
+    torch.save(tmp_path, tmp_path / "d.pt")  # a pickled object of another class
+    for name, reason in {"a": "cannot be read", "b": "holds dict", "c": "must be numbers", "d": "cannot be"}.items():
+        with pytest.raises(InputError, match=rf"{name}\.pt: .*{reason}"):
+            read_features(tmp_path / f"{name}.pt")
 
 
 @pytest.mark.parametrize(

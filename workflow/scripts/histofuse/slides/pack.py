@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,27 @@ import pandas as pd
 
 from histofuse.io import InputError, atomic, progress, read_table, write_table
 
-TILE_DTYPE = np.dtype("<f2")
+TILE_DTYPE, COORDS_DTYPE = np.dtype("<f2"), np.dtype("<i4")
+# Stands for coordinates and sides of tiles that a file does not tell.
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Features:
+    """A slide's features as a file holds them.
+
+    Attributes
+    ----------
+    values : float [n, dim], of the file's own precision.
+    coords : int64 [n, 2], upper left corners in level-0 pixels (x, y); UNKNOWN where the file has none.
+    side : a tile's side in level-0 pixels, or UNKNOWN.
+    weights : sha256 of the encoder's weights; "" in files that other programs wrote.
+    """
+
+    values: np.ndarray
+    coords: np.ndarray
+    side: int = UNKNOWN
+    weights: str = ""
 
 
 def gather_slides(directories: list[str | Path], max_excluded: float) -> pd.DataFrame:
@@ -22,11 +43,14 @@ def gather_slides(directories: list[str | Path], max_excluded: float) -> pd.Data
     if not directories:
         raise InputError("there are no slides to pack; a task with slides needs a cohort that has some")
     frames = [read_table(Path(d) / "slides.parquet").assign(directory=str(d)) for d in directories]
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        raise InputError("there are no slides to pack: no table of regions, where one is given, names any of them")
     slides = pd.concat(frames, ignore_index=True).sort_values("slide_id", ignore_index=True)
     if (twice := slides["slide_id"].duplicated()).any():
         raise InputError(f"slide {slides.loc[twice, 'slide_id'].iloc[0]} was encoded twice; keep one file per slide")
     excluded = slides[slides["status"] == "excluded"]
-    share = len(excluded) / max(len(slides), 1)
+    share = len(excluded) / len(slides)
     if share > max_excluded or len(excluded) == len(slides):
         reasons = "; ".join(f"{row.slide_id}: {row.reason}" for row in excluded.head(5).itertuples())
         raise InputError(
@@ -36,63 +60,116 @@ def gather_slides(directories: list[str | Path], max_excluded: float) -> pd.Data
     return slides
 
 
-def pack(slides: pd.DataFrame, tiles_path: Path, index_path: Path) -> pd.DataFrame:
+def pack(slides: pd.DataFrame, tiles_path: Path, index_path: Path, coords_path: Path) -> pd.DataFrame:
     """Write the features of all used slides as one map and return its index.
 
-    Parameters: `slides` as `gather_slides` gives it. `tiles_path` gets little-endian float16 [N, dim],
-    row-major and without a header: `numpy.memmap(path, "<f2", "r", shape=(N, dim))`. `index_path` gets one
-    row per slide: `slide_id, case_id, first_tile, n_tiles, dim`; a slide's tiles are the rows `first_tile` to
-    `first_tile + n_tiles`.
+    Parameters: `slides` as `gather_slides` gives it; a slide's features lie in its `directory` as `{slide_id}.h5` or,
+    dropped in, `{slide_id}.pt`. `tiles_path` gets little-endian float16 [N, dim],
+    row-major and without a header: `numpy.memmap(path, "<f2", "r", shape=(N, dim))`. `coords_path` gets the tiles'
+    upper left corners (x, y) in level-0 pixels as little-endian int32 [N, 2] in the same order, -1 where a file does
+    not tell them. `index_path` gets one row per slide: `slide_id, case_id, first_tile, n_tiles, dim, side`; a
+    slide's tiles are the rows `first_tile` to `first_tile + n_tiles`, each `side` level-0 pixels wide (-1: unknown).
 
     Raises InputError naming the slide when its features are missing, not finite, too large for half
     precision, or of another width or encoder than the others'.
     """
     used = slides[slides["status"] == "used"]
-    rows, first, reference = [], 0, None
+    rows, coords, first, reference = [], [], 0, None
     with atomic(tiles_path) as temporary, temporary.open("wb") as file:
         for slide in progress(used.itertuples(), "packing", total=len(used)):
-            features, encoder = read_features(Path(slide.directory) / f"{slide.slide_id}.h5")
-            reference = reference or (features.shape[1], encoder)
-            if reference != (features.shape[1], encoder):
+            tensor = Path(slide.directory) / f"{slide.slide_id}.pt"
+            features = read_features(tensor if tensor.exists() else tensor.with_name(f"{slide.slide_id}.h5"))
+            n, dim = features.values.shape
+            reference = reference or (dim, features.weights)
+            if reference != (dim, features.weights):
                 raise InputError(
-                    f"slide {slide.slide_id}: its features have width {features.shape[1]} (weights "
-                    f"{encoder or 'unknown'}), those before it {reference[0]} ({reference[1] or 'unknown'}). "
+                    f"slide {slide.slide_id}: its features have width {dim} (weights "
+                    f"{features.weights or 'unknown'}), those before it {reference[0]} ({reference[1] or 'unknown'}). "
                     "Encode all slides with the same encoder"
                 )
-            file.write(_as_half(features, slide.slide_id).tobytes())
-            rows.append((slide.slide_id, slide.case_id, first, len(features), features.shape[1]))
-            first += len(features)
-    index = pd.DataFrame(rows, columns=["slide_id", "case_id", "first_tile", "n_tiles", "dim"])
+            if problem := unfit(features.values):
+                raise InputError(f"slide {slide.slide_id}: {problem}")
+            file.write(features.values.astype(TILE_DTYPE).tobytes())
+            coords.append(features.coords.astype(COORDS_DTYPE))
+            rows.append((slide.slide_id, slide.case_id, first, n, dim, features.side))
+            first += n
+    with atomic(coords_path) as temporary:
+        np.concatenate(coords).tofile(temporary)
+    index = pd.DataFrame(rows, columns=["slide_id", "case_id", "first_tile", "n_tiles", "dim", "side"])
     write_table(index, index_path)
     return index
 
 
-def read_features(path: Path) -> tuple[np.ndarray, str]:
-    """`features` [n, dim] of an HDF5 file as TRIDENT or CLAM writes it, and the sha256 of the weights.
+def read_features(path: Path) -> Features:
+    """Features of a slide in HDF5 as TRIDENT and CLAM write it, or as a saved tensor (.pt) as CLAM does.
 
-    The digest is "" in files that other programs wrote. Older TRIDENT files hold [1, n, dim]. Raises
-    InputError.
+    Arrays of shape [1, n, dim], as older TRIDENT files hold them, are taken too. Raises InputError.
     """
+    return _from_tensor(path) if path.suffix == ".pt" else _from_hdf5(path)
+
+
+def unfit(values: np.ndarray) -> str:
+    """Why features cannot be stored in half precision; "" when they can."""
+    if not np.isfinite(values).all():
+        return "its features hold NaN or infinite values; encode it again"
+    largest, limit = float(np.abs(values).max()), float(np.finfo(TILE_DTYPE).max)
+    if largest > limit:
+        return (
+            f"a feature of {largest:.4g} does not fit half precision (at most {limit:.0f}). "
+            "Use an encoder whose features are of ordinary size"
+        )
+    return ""
+
+
+def _from_hdf5(path: Path) -> Features:
     try:
         with h5py.File(path, "r") as file:
-            features = file["features"][()]
-            encoder = str(file["features"].attrs.get("encoder_sha256", ""))
-    except (OSError, KeyError) as error:
+            values = file["features"][()]
+            weights = str(file["features"].attrs.get("encoder_sha256", ""))
+            coords = file["coords"][()] if "coords" in file else None
+            side = file["coords"].attrs.get("patch_size_level0", UNKNOWN) if "coords" in file else UNKNOWN
+    except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read as HDF5 with a dataset 'features' ({error})") from error
-    if features.ndim == 3 and features.shape[0] == 1:
-        features = features[0]
-    if features.ndim != 2 or 0 in features.shape or features.dtype.kind != "f":
-        raise InputError(f"{path}: 'features' must be numbers [tiles, dim], not {features.dtype} {features.shape}")
-    return features, encoder
+    values = _checked(path, values)
+    return Features(values, _checked_coords(path, coords, len(values)), _whole_number(side), weights)
 
 
-def _as_half(features: np.ndarray, slide_id: str) -> np.ndarray:
-    if not np.isfinite(features).all():
-        raise InputError(f"slide {slide_id}: its features hold NaN or infinite values; encode it again")
-    largest, limit = float(np.abs(features).max()), float(np.finfo(TILE_DTYPE).max)
-    if largest > limit:
-        raise InputError(
-            f"slide {slide_id}: a feature of {largest:.4g} does not fit half precision (at most "
-            f"{limit:.0f}). Use an encoder whose features are of ordinary size"
-        )
-    return features.astype(TILE_DTYPE)
+def _from_tensor(path: Path) -> Features:
+    import torch  # only where a file needs it: packing HDF5 does not
+
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each kind of damage raises its own
+        raise InputError(f"{path}: cannot be read as a saved tensor ({error})") from error
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{path}: holds {type(tensor).__name__}, not a tensor of features")
+    values = _checked(path, (tensor.float() if tensor.is_floating_point() else tensor).numpy())
+    return Features(values, _checked_coords(path, None, len(values)))
+
+
+def _checked(path: Path, values: object) -> np.ndarray:
+    values = _without_batch(np.asarray(values))
+    if values.ndim != 2 or 0 in values.shape or values.dtype.kind != "f":
+        raise InputError(f"{path}: 'features' must be numbers [tiles, dim], not {values.dtype} {values.shape}")
+    return values
+
+
+def _checked_coords(path: Path, coords: object, n: int) -> np.ndarray:
+    if coords is None:
+        return np.full((n, 2), UNKNOWN, np.int64)
+    coords, largest = _without_batch(np.asarray(coords)), np.iinfo(COORDS_DTYPE).max
+    numbers = coords.shape == (n, 2) and coords.dtype.kind in "iuf"
+    if not (numbers and (coords == np.floor(coords)).all() and coords.min() >= 0 and coords.max() <= largest):
+        raise InputError(f"{path}: 'coords' must be pixels of level 0 [{n}, 2], not {coords.dtype} {coords.shape}")
+    return coords.astype(np.int64)
+
+
+def _without_batch(values: np.ndarray) -> np.ndarray:
+    return values[0] if values.ndim == 3 and values.shape[0] == 1 else values
+
+
+def _whole_number(value: object) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return UNKNOWN
