@@ -75,6 +75,23 @@ def test_concat_is_a_linear_map_of_both_vectors():
     torch.testing.assert_close(model(batch), path @ w_path.T + genes @ w_genes.T + model.head.bias)
 
 
+@pytest.mark.parametrize("blocks", [(), ("expression",)])
+def test_outputs_of_tiles_weighted_by_attention_are_the_images_part_of_the_output(blocks):
+    torch.manual_seed(6)
+    shapes = {"tiles": (6,)} | dict.fromkeys(blocks, (5,))
+    model = (Concat if blocks else AttMIL)(shapes, outputs=3).eval()
+    batch = {"tiles": torch.randn(2, 4, 6), "tiles_count": torch.tensor([[2.0, 2, 1, 1], [3, 3, 0, 0]])}
+    batch |= {name: torch.randn(2, 5) for name in blocks}
+    scores = model.tile_scores(batch)
+    assert scores["attention"].shape == (2, 4)
+    assert scores["output"].shape == (2, 4, 3)
+    image = torch.einsum("bt,bto->bo", scores["attention"], scores["output"])
+    without = model(batch | {"tiles": torch.zeros(2, 4, 6)}) - model.tile_scores(
+        batch | {"tiles": torch.zeros(2, 4, 6)}
+    )["output"].mean(dim=1)
+    torch.testing.assert_close(model(batch) - without, image)
+
+
 def test_every_parameter_of_every_model_gets_a_gradient():
     torch.manual_seed(5)
     shapes = {"tiles": (6,), "expression": (5,)}

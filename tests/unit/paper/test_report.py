@@ -44,8 +44,18 @@ def report(tmp_path):
     figure = tmp_path / "km.svg"
     figure.write_text(SVG)
     slides = pd.DataFrame(
-        {"slide_id": ["s1", "s2"], "status": ["used", "excluded"], "reason": ["", "no magnification <mpp>"]}
+        {
+            "slide_id": ["s1", "s2", "s3", "s4"],
+            "status": ["used", "excluded", "used", "used"],
+            "reason": ["", "no magnification <mpp>", "", ""],
+            "n_tiles": pd.array([20, 0, 40, 50], "Int64"),
+            "stain": ["vahadane", "", "none", "vahadane"],
+            "stain_reason": ["", "", "one stain < two", ""],
+            "tissue_fraction": [0.2, None, 0.4, 0.3],
+            "pen_fraction": [0.0, None, 0.05, 0.04],
+        }
     )
+    foreign = slides[["slide_id", "status", "reason", "n_tiles"]].assign(encoder_share=0.97)
     aside, used = excluded_slides(slides, "glioma")
     cases = pd.DataFrame({"case_id": ["TCGA-1", "TCGA-2"], "reason": ["no expression", "no expression"]})
     table = build_table(ENTRY, summarise_rows(ENTRY, metrics()), PUBLISHED, MISSING, "main")
@@ -53,6 +63,9 @@ def report(tmp_path):
         title="histofuse & co",
         tables=[to_html(lay_out(table), ENTRY["title"])],
         figures=[(figure, 'Survival of "SNN"')],
+        slides=[("glioma, resnet", slides), ("glioma, foreign", foreign)],
+        heatmaps=[(figure, "Where AttMIL looks")],
+        sheets=[(figure, "All slides of glioma")],
         excluded=pd.concat([aside, excluded_cases(cases, "glioma, survival")]),
         used={("glioma", "slide"): used, ("glioma, survival", "case"): 98},
         reachable={"simulated_glioma": {"latent": 0.8512, "both": 0.8}},
@@ -74,10 +87,42 @@ def test_genes_and_smoothings_are_shown_with_what_their_columns_mean(report):
 def test_everything_is_on_the_page(report):
     page = Page(to_page(report))
     text = " ".join(page.texts)
-    for expected in ("histofuse & co", "no magnification <mpp>", "1 used", "1 set aside", "98 used", "2 set aside"):
+    for expected in ("histofuse & co", "no magnification <mpp>", "3 used", "1 set aside", "98 used", "2 set aside"):
         assert expected in text
     for expected in ("TCGA-1", "TCGA-2", "s2", "0.851", "sha256 1234", 'Survival of "SNN"', "0.848", MISSING["Ours"]):
         assert expected in text
+
+
+def cells(page, first):
+    """The texts of the line of a table that begins with `first`, and of its header."""
+    texts = [text for text in page.texts if text.strip()]
+    header = texts.index("Slides used") - 1
+    line = texts.index(first, header)
+    return dict(zip(texts[header:line], texts[line:]))
+
+
+def test_slides_are_counted_with_their_stains_and_quality(report):
+    page = Page(to_page(report))
+    line = cells(page, "glioma, resnet")
+    assert line == {
+        "Cohort, features": "glioma, resnet",
+        "Slides used": "3 of 4",
+        "Tiles": "40 (20 to 50)",
+        "Stains": "vahadane 2, none 1",
+        "Tissue": "30.0 %",
+        "Pen": "3.0 %",
+        "Encoder": "–",
+    }
+    assert "one stain < two" in page.texts
+    assert {"Where AttMIL looks", "All slides of glioma"} <= set(page.texts)
+
+
+def test_a_table_of_slides_may_lack_stains_and_quality(report):
+    report.slides = report.slides[1:]
+    page = Page(to_page(report))
+    line = cells(page, "glioma, foreign")
+    assert (line["Slides used"], line["Stains"], line["Encoder"]) == ("3 of 4", "–", "97.0 %")
+    assert not {"Tissue", "Pen", "Stains not normalised as asked for"} & set(page.texts)
 
 
 def test_the_page_needs_nothing_beside_it(report):
@@ -86,7 +131,7 @@ def test_the_page_needs_nothing_beside_it(report):
     data = [address for address in page.addresses if address.startswith("data:")]
     assert sorted(anchors + data) == sorted(page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)
-    assert [base64.b64decode(address.split(",")[1]).decode() for address in data] == [SVG]
+    assert [base64.b64decode(address.split(",")[1]).decode() for address in data] == [SVG] * 3
 
 
 def test_every_link_leads_somewhere(report):

@@ -12,9 +12,19 @@ from pathlib import Path
 import pandas as pd
 
 from histofuse.io import InputError
+from histofuse.paper.render import ABSENT
 
 PACKAGES = ("torch", "numpy", "pandas", "scikit-learn", "scikit-survival", "lifelines", "timm", "anndata", "snakemake")
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+# Columns of a table of slides that are shown as a mean over the slides that are used, where the table has them.
+SHARES = {
+    "tissue_fraction": "Tissue",
+    "blurred_fraction": "Blurred",
+    "pen_fraction": "Pen",
+    "fold_fraction": "Folds",
+    "black_fraction": "Black",
+    "encoder_share": "Encoder",
+}
 REACHABLE_NAMES = {
     "latent": "The simulated log hazard itself: no model can be expected to beat it",
     "both": "Best risk from genomics and slides, as simulated",
@@ -53,16 +63,18 @@ max-width: 34rem; }
 class Report:
     """What the page shows.
 
-    `tables` are HTML sections (`render.to_html`); `figures` and `sheets` are (path of an SVG or PNG,
-    caption); `excluded` has the columns `where, what, id, reason` (what: case or slide); `used` counts
-    (where, what) that took part; `reachable` gives for each simulated cohort the C-index of each latent risk;
-    `filters` are (cohort, genes of each group left by each filter); `smoothings` are (embedding, scores on held-out
-    donors); `provenance` is shown as it is.
+    `tables` are HTML sections (`render.to_html`); `figures`, `heatmaps` and `sheets` are (path of an SVG or PNG,
+    caption); `slides` are (where, table of all slides of a cohort, encoded in one way); `excluded` has the columns
+    `where, what, id, reason` (what: case or slide); `used` counts (where, what) that took part; `reachable` gives for
+    each simulated cohort the C-index of each latent risk; `filters` are (cohort, genes of each group left by each
+    filter); `smoothings` are (embedding, scores on held-out donors); `provenance` is shown as it is.
     """
 
     title: str
     tables: Sequence[str] = ()
     figures: Sequence[tuple[str | Path, str]] = ()
+    slides: Sequence[tuple[str, pd.DataFrame]] = ()
+    heatmaps: Sequence[tuple[str | Path, str]] = ()
     sheets: Sequence[tuple[str | Path, str]] = ()
     excluded: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["where", "what", "id", "reason"]))
     used: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -81,7 +93,7 @@ def to_page(report: Report) -> str:
         "genes": ("Genes", "".join(_frame(*_GENES, *item) for item in report.filters)),
         "smoothings": ("Smoothed embeddings", "".join(_frame(*_SMOOTHED, *item) for item in report.smoothings)),
         "exclusions": ("Cases and slides", _exclusions(report.excluded, report.used)),
-        "slides": ("Contact sheets", "\n".join(_figure(path, caption) for path, caption in report.sheets)),
+        "slides": ("Slides", _slides(report)),
         "provenance": ("What ran", _pairs(report.provenance)),
     }
     shown = {anchor: section for anchor, section in sections.items() if section[1]}
@@ -140,11 +152,62 @@ def _frame(heading: str, note: str, name: str, frame: pd.DataFrame) -> str:
     shown = frame.map(
         lambda value: "" if pd.isna(value) else f"{value:.3f}" if isinstance(value, float) else str(value)
     )
-    head = "".join(f"<th>{html.escape(str(column).replace('_', ' '))}</th>" for column in shown)
-    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in row) + "</tr>" for row in shown.to_numpy())
-    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-    title = html.escape(heading.format(name))
-    return f'<h3>{title}</h3><div class="scroll">{table}</div><p class="notes">{html.escape(note)}</p>'
+    table = _plain_table([str(column).replace("_", " ") for column in shown], shown.to_numpy())
+    return f'<h3>{html.escape(heading.format(name))}</h3>{table}<p class="notes">{html.escape(note)}</p>'
+
+
+def _plain_table(header: Sequence[str], rows) -> str:
+    """A table of figures: the first column to the left, the others to the right."""
+    return _table(header, rows, "")
+
+
+def _slides(report: Report) -> str:
+    """Counts of slides, stains and quality; heatmaps; contact sheets."""
+    parts = []
+    if report.slides:
+        rows = [_counts(where, slides) for where, slides in report.slides]
+        shares = [name for column, name in SHARES.items() if any(column in slides for _, slides in report.slides)]
+        header = ["Cohort, features", "Slides used", "Tiles", "Stains", *shares]
+        parts.append(_plain_table(header, [[row.get(name, ABSENT) for name in header] for row in rows]))
+        parts.append(
+            '<p class="notes">Tiles: median (least to most) per slide that is used. Stains: slides per method that was '
+            "applied. Shares are means over the slides that are used: tissue of the whole scan; what the quality check "
+            "found blurred, under pen, folded and black; the part of encoding's time in which the encoder computed. "
+            "Why slides are set aside stands under Cases and slides.</p>"
+        )
+        reasons = [row for where, slides in report.slides for row in _reasons(where, slides)]
+        if reasons:
+            parts.append("<h3>Stains not normalised as asked for</h3>")
+            parts.append(_prose_table(("Cohort, features", "Slides", "Stains", "Why"), reasons))
+    for heading, pictures in (("Heatmaps", report.heatmaps), ("Contact sheets", report.sheets)):
+        if pictures:
+            shown = "\n".join(_figure(path, caption) for path, caption in pictures)
+            parts.append(f"<h3>{heading}</h3>\n{shown}")
+    return "\n".join(parts)
+
+
+def _counts(where: str, slides: pd.DataFrame) -> dict[str, str]:
+    """A cohort's line of the table of slides, by column."""
+    used = slides[slides["status"] == "used"]
+    tiles = used["n_tiles"].dropna()
+    row = {"Cohort, features": where, "Slides used": f"{len(used)} of {len(slides)}"}
+    if len(tiles):
+        row["Tiles"] = f"{tiles.median():.0f} ({tiles.min()} to {tiles.max()})"
+    if "stain" in used:
+        row["Stains"] = ", ".join(f"{method or 'none'} {n}" for method, n in used["stain"].value_counts().items())
+    for column, name in SHARES.items():
+        if column in used and used[column].notna().any():
+            row[name] = f"{100 * used[column].mean():.1f} %"
+    return row
+
+
+def _reasons(where: str, slides: pd.DataFrame) -> list[tuple[str, int, str, str]]:
+    """How many slides had their stains treated otherwise than asked for, how and why."""
+    if "stain_reason" not in slides:
+        return []
+    told = slides[(slides["status"] == "used") & (slides["stain_reason"].fillna("") != "")]
+    groups = told.groupby(["stain", "stain_reason"]).size()
+    return [(where, n, stain or "none", reason) for (stain, reason), n in groups.items()]
 
 
 def _exclusions(excluded: pd.DataFrame, used: Mapping[tuple[str, str], int]) -> str:
@@ -164,11 +227,14 @@ def _exclusions(excluded: pd.DataFrame, used: Mapping[tuple[str, str], int]) -> 
 
 
 def _prose_table(header: Sequence[str], rows) -> str:
+    """A table of words, to the left, in lines of any length."""
+    return _table(header, rows, ' class="prose"')
+
+
+def _table(header: Sequence[str], rows, kind: str) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table class="prose"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
 def _pairs(pairs: Mapping[str, str]) -> str:
