@@ -21,6 +21,8 @@ report = Report(
     title=params.title,
     tables=tables,
     figures=list(zip(given.figures, params.figures, strict=True)),
+    slides=[(where, read_table(path)) for path, where in zip(given.slides, params.slides, strict=True)],
+    heatmaps=list(zip(given.heatmaps, params.heatmaps, strict=True)),
     sheets=list(zip(given.sheets, params.sheets, strict=True)),
     reachable={
         cohort: json.loads(Path(path).read_text())
@@ -39,8 +41,8 @@ report = Report(
 excluded = [report.excluded]
 for path, where in zip(given.excluded, params.excluded, strict=True):
     excluded.append(excluded_cases(read_table(path), where))
-for path, where in zip(given.slides, params.slides, strict=True):
-    aside, report.used[where, "slide"] = excluded_slides(read_table(path), where)
+for where, slides in report.slides:
+    aside, report.used[where, "slide"] = excluded_slides(slides, where)
     excluded.append(aside)
 for path, where in zip(given.populations, params.populations, strict=True):
     report.used[where, "case"] = len(read_table(path, columns=["case_id"]))
