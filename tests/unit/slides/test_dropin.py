@@ -9,7 +9,7 @@ from PIL import Image
 
 from histofuse.io import InputError, write_table
 from histofuse.slides.dropin import link_features
-from histofuse.slides.naming import Names, slide_name
+from histofuse.slides.naming import Names, short_name, slide_name
 from histofuse.slides.pack import gather_slides, pack
 from histofuse.slides.reader import SlideError
 from histofuse.slides.sheet import contact_sheet
@@ -122,6 +122,7 @@ def test_names():
     assert names.find(f"X.{OTHER_ID}") is None  # another file of the slide
     with pytest.raises(SlideError, match="could all be meant"):
         names.find(BARCODE)
+    assert short_name(f"{BARCODE}.{FILE_ID}_1") == f"{BARCODE}_1"  # a region of Pathomic Fusion
     assert slide_name(f"a/{BARCODE}.{FILE_ID}.SVS") == f"{BARCODE}.{FILE_ID}"
     assert slide_name("slide.1") == "slide.1"
 

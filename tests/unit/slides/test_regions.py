@@ -282,7 +282,7 @@ def test_regions_of_a_slide(write_slide, cutting, tmp_path):
     for region, place in zip(pixels, regions.itertuples(), strict=True):
         np.testing.assert_allclose(region, whole[place.y : place.y + 256, place.x : place.x + 256], atol=3)
     names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
-    pictures = {f"regions/S1_{k}.png" for k in (1, 2, 3)}
+    pictures = {f"regions/S1/S1_{k}.png" for k in (1, 2, 3)}
     assert names == {"S1.u8", "S1.png", "S1.thumbnail.jpg", "slides.parquet", "regions.parquet"} | pictures
 
 

@@ -23,7 +23,7 @@ def crop_corners(side: int, crop: int, stride: int) -> np.ndarray:
     """
     if not 0 < crop <= side or stride < 1:
         raise InputError(
-            f"crops of {crop} px, {stride} px apart, cannot be cut from regions of {side} px; change crop_px or stride_px"
+            f"crops of {crop} px, {stride} px apart, cannot be cut from regions of {side} px; change crop_px, stride_px"
         )
     offsets = np.arange(0, side - crop + 1, stride, dtype=np.int64)
     return np.stack([np.tile(offsets, len(offsets)), np.repeat(offsets, len(offsets))], axis=1)

@@ -14,13 +14,18 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg"),
 )
 # TCGA's file names carry an id behind the barcode of the slide: TCGA-06-0174-01Z-00-DX3.23b6e12e-….svs
-_FILE_ID = re.compile(r"\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
+_FILE_ID = re.compile(r"\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=$|_)", re.IGNORECASE)
 
 
 def slide_name(filename: str) -> str:
     """A file's name without the suffix of an image format: the slide's id."""
     name = PurePath(filename.strip()).name
     return name[: -len(PurePath(name).suffix)] if name.lower().endswith(SUFFIXES) else name
+
+
+def short_name(slide_id: str) -> str:
+    """A slide's id without TCGA's file id, for pictures: it need not be the only one of this name."""
+    return _FILE_ID.sub("", slide_id)
 
 
 class Names:
@@ -51,4 +56,4 @@ class Names:
 
 
 def _barcode(name: str) -> str:
-    return _FILE_ID.sub("", name).casefold()
+    return short_name(name).casefold()

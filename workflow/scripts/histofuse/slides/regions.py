@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from histofuse.io import InputError, atomic, progress, read_table, write_table
-from histofuse.slides.naming import Names
+from histofuse.io import InputError, atomic, progress, read_table
+from histofuse.slides.naming import Names, short_name
 from histofuse.slides.normalise import STAIN_COLUMNS, check_target, fit_stains, normaliser, stain_columns
 from histofuse.slides.picture import picture
 from histofuse.slides.quality import Survey, slide_quality, survey
@@ -58,8 +58,8 @@ REGION_COLUMNS = {
 def cut_regions(receipt: pd.DataFrame, settings: dict, directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cut the regions of all slides of a receipt (columns `path, filename, case_id`) into `directory`.
 
-    Per slide that can be used: `{slide_id}.u8` (uint8 [n, side_px, side_px, 3], without a header), `{slide_id}.png` (the
-    slide with its regions), `{slide_id}.thumbnail.jpg`, and `regions/{slide_id}_{k}.png`, a small picture of its
+    Per slide that can be used: `{slide_id}.u8` (uint8 [n, side_px, side_px, 3], without a header), `{slide_id}.png`
+    (the slide with its regions), `{slide_id}.thumbnail.jpg`, and in `regions/{slide_id}/` a small picture of each
     region k = 1, 2, ….
 
     Returns a row per slide (columns of SLIDE_COLUMNS, in the receipt's order; status "used", or "excluded" with the
@@ -73,7 +73,7 @@ def cut_regions(receipt: pd.DataFrame, settings: dict, directory: Path) -> tuple
     if twice := sorted({i for i in slide_ids if slide_ids.count(i) > 1}):
         raise InputError(f"the receipt names slide {twice[0]} more than once; keep one row per slide")
     given = _Given(settings["from"]) if settings.get("from") else None
-    (directory / "regions").mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     rows, frames = [], []
     slides = zip(receipt["path"], slide_ids, receipt["case_id"], receipt.get("mpp", [""] * len(receipt)))
     for path, slide_id, case_id, mpp in progress(slides, "slides", total=len(receipt)):
@@ -116,7 +116,7 @@ def cut_slide(
         for k, region in enumerate(regions.itertuples(), start=1):
             pixels = normalise(slide.read(region.x, region.y, side_px, region.mpp)[None])[0]
             file.write(pixels.tobytes())
-            with atomic(directory / "regions" / f"{slide_id}_{k}.png") as preview:
+            with atomic(directory / "regions" / slide_id / f"{_label(slide_id, k)}.png") as preview:
                 Image.fromarray(pixels).resize((PREVIEW_PX, PREVIEW_PX), Image.Resampling.BOX).save(preview)
     corners = regions[["x", "y"]].to_numpy() * slide.mpp / view.mpp
     with atomic(directory / f"{slide_id}.png") as temporary:
@@ -193,11 +193,16 @@ def pack_regions(directories: list[str | Path], slides: pd.DataFrame, side_px: i
 def previews(slides: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     """What `sheet.contact_sheet` shows of regions: their small pictures, and the slides that were set aside."""
     excluded = slides[slides["status"] == "excluded"]
+    folder = index["slide_id"].map(slides.set_index("slide_id")["directory"]) + "/regions/" + index["slide_id"]
     number = index.groupby("slide_id").cumcount() + 1
-    folder = index["slide_id"].map(slides.set_index("slide_id")["directory"]) + "/regions"
-    names = index["slide_id"] + "_" + number.astype(str)
+    names = [_label(slide_id, k) for slide_id, k in zip(index["slide_id"], number, strict=True)]
     shown = pd.DataFrame({"slide_id": names, "status": "used", "reason": "", "directory": folder})
     return pd.concat([shown, excluded[list(shown)]]).sort_values("slide_id", ignore_index=True)
+
+
+def _label(slide_id: str, k: int) -> str:
+    """What a region is called in pictures, where names are short."""
+    return f"{short_name(slide_id)}_{k}"
 
 
 class _Given:
@@ -257,7 +262,7 @@ def _maps(view: Survey, settings: dict) -> dict[str, np.ndarray]:
 
 
 def _haematoxylin(image: np.ndarray) -> np.ndarray:
-    """Concentration of haematoxylin float32 [rows, columns] of uint8 [rows, columns, 3], by colours fixed beforehand."""
+    """Concentration of haematoxylin, by colours fixed beforehand: float32 [rows, columns] of an image uint8."""
     matrix = START / np.linalg.norm(START, axis=1, keepdims=True)
     out = np.empty(image.shape[:2], np.float32)
     for target, row in zip(out, image, strict=True):  # densities take 24 times the memory of the image
