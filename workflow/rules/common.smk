@@ -137,22 +137,44 @@ def receipts_of_splits(cohort, protocol):
     return receipts(cohort, "splits") if config["protocols"][protocol]["kind"] == "given" else []
 
 
+def features_made_by(*roads):
+    """A regular expression of the slide features that are made of whole slides, of regions, or dropped in."""
+    kinds = {
+        name: "from" if "from" in entry else "regions" if "regions" in entry else "slides"
+        for name, entry in config.get("slide_features", {}).items()
+    }
+    return "|".join(name for name, kind in kinds.items() if kind in roads) or "(?!)"
+
+
 def weights_file(features):
     """The encoder's weights where they are a file, so that other content under the same name is noticed."""
     weights = config["slide_features"][features]["weights"]
     return [] if weights in ("random", "hub") else weights
 
 
-def stain_target(features):
+def stain_target(entry):
     """The image whose stains the tiles get where it is a file, so that other content under the same name is noticed."""
-    stain = config["slide_features"][features]["stain"]
+    stain = entry["stain"]
     return [] if stain["method"] == "none" or stain["target"] == "default" else stain["target"]
 
 
+def files_of_features(features):
+    """The user's own files and folders that slide features are made with: weights, tables of regions, stain targets."""
+    entry = config["slide_features"][features]
+    if "from" in entry:
+        return [entry["from"]]
+    cut = config["slide_regions"][entry["regions"]] if "regions" in entry else entry
+    files = [weights_file(features), stain_target(cut), cut.get("from")]
+    return [file for file in files if file]
+
+
 def slide_folders(cohort, features):
-    """Where the encoded slides of a cohort lie, one folder per batch of slide files."""
-    batches = [Path(receipt).stem for receipt in receipts(cohort, "slide")]
-    return [f"results/{cohort}/slides/{features}/{batch}" for batch in batches]
+    """Where the encoded slides of a cohort and its members lie, one folder per batch of slide files."""
+    return [
+        f"results/{member}/slides/{features}/{Path(receipt).stem}"
+        for member in members(cohort)
+        for receipt in receipts(member, "slide")
+    ]
 
 
 def available(cohort):

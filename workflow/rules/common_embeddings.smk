@@ -66,9 +66,8 @@ def absent_files(model):
             needed["config/pretrained.tsv"] += [Path(entry["checkpoint"], file) for file in CHECKPOINT_FILES.values()]
         needed["docs/atlas.md"] += [Path(file) for file in [config["atlases"][entry["atlas"]].get("file")] if file]
     if "tiles" in inputs:
-        features = inputs["tiles"]["features"]
-        needed["slide_features"] += [Path(file) for file in (weights_file(features), stain_target(features)) if file]
-    missing = {where: sorted({str(path) for path in files if not path.is_file()}) for where, files in needed.items()}
+        needed["slide_features"] += [Path(file) for file in files_of_features(inputs["tiles"]["features"])]
+    missing = {where: sorted({str(path) for path in files if not path.exists()}) for where, files in needed.items()}
     return "; ".join(f"there is no {', '.join(files)} (see {where})" for where, files in missing.items() if files)
 
 

@@ -148,6 +148,8 @@ def caption(path):
     if Path(path).parts[2] == "embeddings":
         walk = "distance to the second of two cell types on a walk through mixtures of their cells"
         return f"{title_of_embedding(table)}: {walk}. Dotted: where mixtures lie between their parts"
+    if name.startswith("heatmaps_"):
+        return f"{title_of_row(table, Path(name).stem.removeprefix('heatmaps_'))}: tile scores over four test slides"
     model = Path(name).stem.removeprefix("kaplan_meier_")
     return config["tables"][table]["title"] if name.startswith("intervals") else title_of_row(table, model)
 

@@ -118,6 +118,7 @@ rule figure_interpolation:
 rule figures:
     input:
         lambda wildcards: figures_shown(),
+        lambda wildcards: heatmaps_shown(),
 
 
 rule reachable:
@@ -152,6 +153,7 @@ rule report:
         excluded=lambda wildcards: report_files("excluded"),
         populations=lambda wildcards: report_files("populations"),
         slides=lambda wildcards: report_files("slides"),
+        heatmaps=lambda wildcards: heatmaps_shown(),
         sheets=lambda wildcards: report_files("sheets"),
         reachable=lambda wildcards: report_files("reachable"),
         filters=lambda wildcards: report_files("filters"),
@@ -178,6 +180,7 @@ rule report:
         excluded=lambda wildcards, input: described(input.excluded, heading),
         populations=lambda wildcards, input: described(input.populations, heading),
         slides=lambda wildcards, input: described(input.slides, heading),
+        heatmaps=lambda wildcards, input: described(input.heatmaps, caption),
         sheets=lambda wildcards, input: described(input.sheets, heading),
         reachable=lambda wildcards, input: described(input.reachable, heading),
         filters=lambda wildcards, input: described(input.filters, heading),

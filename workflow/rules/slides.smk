@@ -6,7 +6,7 @@ rule encode_slides:
     input:
         receipt="resources/{cohort}/receipts/{batch}.tsv",
         weights=lambda wildcards: weights_file(wildcards.features),
-        target=lambda wildcards: stain_target(wildcards.features),
+        target=lambda wildcards: stain_target(config["slide_features"][wildcards.features]),
     output:
         directory=directory("results/{cohort}/slides/{features}/{batch}"),
     log:
@@ -15,11 +15,12 @@ rule encode_slides:
         "benchmarks/{cohort}/slides/{features}/{batch}.tsv"
     wildcard_constraints:
         batch=r"slide-\d+",
+        features=features_made_by("slides"),
     conda:
         "../../envs/slides.yaml"
-    threads: 1
+    threads: lambda wildcards: config["slide_features"][wildcards.features]["threads"]
     resources:
-        gpu=lambda wildcards: config["slide_features"][wildcards.features].get("gpu", 1),
+        gpu=lambda wildcards: config["slide_features"][wildcards.features]["gpu"],
         mem_mb=6000,
         runtime=240,
     params:

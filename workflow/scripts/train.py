@@ -5,9 +5,9 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from histofuse.io import atomic, read_table, start_log, write_table
+from histofuse.io import atomic, start_log, write_table
 from histofuse.models.registry import load_class
-from histofuse.training.dataset import TileStore, load_split, read_columns
+from histofuse.training.dataset import read_split
 from histofuse.training.run import Job, run, run_digest
 
 start_log(snakemake.log[0])
@@ -15,35 +15,7 @@ entry, task = snakemake.params.model, snakemake.params.task
 number, seed = int(snakemake.wildcards.split), int(snakemake.wildcards.seed)
 checkpoint = Path(snakemake.params.checkpoint)
 
-inputs = {name: dict(options) for name, options in entry["inputs"].items()}
-blocks = {name: options for name, options in inputs.items() if name != "tiles"}
-for options in blocks.values():
-    if isinstance(options.get("columns"), str):
-        options["columns"] = read_columns(options["columns"])
-tables = {name: read_table(snakemake.input[name]) for name in blocks}
-selections = {
-    name: read_table(snakemake.input[f"selection_{name}"], filters=[("split", "==", number)])
-    for name in {options["selection"] for options in blocks.values() if "selection" in options}
-}
-groups = sources = tiles = None
-if any("group" in options for options in blocks.values()):
-    groups = read_table(snakemake.input.groups, dtype=str, keep_default_na=False)
-if any(options.get("per_source") for options in blocks.values()):
-    sources = read_table(snakemake.input.cases, columns=["case_id", "source"]).set_index("case_id")["source"]
-if "tiles" in inputs:
-    tiles = TileStore(snakemake.input.tiles, snakemake.input.index, inputs["tiles"].get("bag"))
-split = load_split(
-    read_table(snakemake.input.population),
-    read_table(snakemake.input.splits),
-    number,
-    task,
-    inputs,
-    tables,
-    tiles,
-    selections=selections,
-    groups=groups,
-    sources=sources,
-)
+split = read_split(snakemake.input, number, task, entry["inputs"])
 model_class = load_class(entry["class"], snakemake.params.class_file)
 digest = run_digest(entry, task, split, seed, snakemake.params.code)
 result = run(model_class, entry, task, split, Job(number, seed, snakemake.threads, checkpoint, digest))
