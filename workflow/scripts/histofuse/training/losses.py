@@ -24,22 +24,34 @@ def cox_loss(
         normaliser: N = "batch" (all rows, as Pathomic Fusion) or "events".
     Returns: scalar; 0, still attached to the graph, for a batch without events.
     """
+    return cox_loss_at(log_hazard, log_at_risk(log_hazard, time), time, event, ties, normaliser)
+
+
+def log_at_risk(scores: Tensor, time: Tensor) -> Tensor:
+    """log Σ_{j: t_j ≥ t_i} exp s_j for every row i: the risk sets that Cox's loss and a branch's score have in common.
+
+    Args: scores: [..., batch]; time: [batch]. Returns: [..., batch].
+    """
+    at_risk = time.unsqueeze(0) >= time.unsqueeze(1)
+    return torch.logsumexp(scores.unsqueeze(-2).masked_fill(~at_risk, -torch.inf), dim=-1)
+
+
+def cox_loss_at(
+    log_hazard: Tensor, log_risk: Tensor, time: Tensor, event: Tensor, ties: str = "breslow", normaliser: str = "batch"
+) -> Tensor:
+    """`cox_loss`, where `log_risk` is `log_at_risk` of the same rows. Nothing waits for the device."""
     if ties not in {"breslow", "efron"} or normaliser not in {"batch", "events"}:
         raise ValueError(f"cox_loss: unknown ties {ties!r} or normaliser {normaliser!r}")
     event = event.bool()
-    if not event.any():
-        return (log_hazard * 0).sum()
-    died, hazard_of_died = time[event], log_hazard[event]
-    at_risk = time.unsqueeze(0) >= died.unsqueeze(1)  # [event, batch]
-    denominator = torch.logsumexp(log_hazard.unsqueeze(0).masked_fill(~at_risk, -torch.inf), dim=1)
     if ties == "efron":
-        tied = died.unsqueeze(0) == died.unsqueeze(1)  # [event, event]
-        earlier_in_tie = torch.tril(tied, diagonal=-1).sum(1)
-        left_out = earlier_in_tie.to(log_hazard.dtype) / tied.sum(1)
-        tied_hazard = torch.logsumexp(hazard_of_died.unsqueeze(0).masked_fill(~tied, -torch.inf), dim=1)
-        denominator = denominator + torch.log1p(-left_out * torch.exp(tied_hazard - denominator))
-    total = (denominator - hazard_of_died).sum()
-    return total / (len(time) if normaliser == "batch" else event.sum())
+        both_died = event.unsqueeze(0) & event.unsqueeze(1) & (time.unsqueeze(0) == time.unsqueeze(1))
+        # The censored stand alone: with themselves in the sum its gradient stays finite, and none of it is left out.
+        tied = both_died | torch.eye(len(time), dtype=torch.bool, device=time.device)
+        left_out = torch.tril(both_died, diagonal=-1).sum(1).to(log_hazard.dtype) / tied.sum(1)
+        tied_hazard = torch.logsumexp(log_hazard.unsqueeze(0).masked_fill(~tied, -torch.inf), dim=1)
+        log_risk = log_risk + torch.log1p(-left_out * torch.exp(tied_hazard - log_risk))
+    total = torch.where(event, log_risk - log_hazard, 0).sum()
+    return total / (len(time) if normaliser == "batch" else event.sum().clamp(min=1))
 
 
 def discrete_survival_loss(logits: Tensor, interval: Tensor, event: Tensor) -> Tensor:
