@@ -61,8 +61,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(split, tmp_path, monkeypatc
     whole, history = train(split, tmp_path, name="whole.pt", **settings)
     save = loop._save
 
-    def save_then_die(path, digest, model, optimiser, history, best):
-        save(path, digest, model, optimiser, history, best)
+    def save_then_die(path, digest, model, optimiser, history, *rest):
+        save(path, digest, model, optimiser, history, *rest)
         if len(history) == 3:
             raise Killed
 

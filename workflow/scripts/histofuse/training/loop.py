@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from histofuse.io import InputError, atomic, progress
+from histofuse.models.output import Output, total_of
 from histofuse.training.dataset import Split
+from histofuse.training.modulation import Modulation
 
 SMALLEST_BATCH = 8  # a shorter last batch is left out: its risk sets say next to nothing
 
@@ -34,6 +36,10 @@ class Settings:
     Fusion's: factor 1 − (epoch + 1)/(epochs + 1)) or "cosine" (to 0), stepped per epoch. l1: weight of Σ|w| over
     all parameters. clip_norm: of the gradient, None for none. select: "last" epoch, or the best on the validation
     part by `criterion` ("validation", strictly better, so the earliest best one).
+
+    Of a model with `branches()`: branch_lr: {branch: its learning rate} instead of `lr`. frozen: {branch: the first
+    epochs in which it is not trained}. l1_branch: the one that `l1` is for. modulation: options of
+    `modulation.Modulation`; weight decay is then decoupled for every optimiser.
     """
 
     epochs: int
@@ -46,6 +52,10 @@ class Settings:
     l1: float = 0.0
     clip_norm: float | None = None
     select: str = "last"
+    branch_lr: dict[str, float] | None = None
+    frozen: dict[str, int] | None = None
+    l1_branch: str | None = None
+    modulation: dict | None = None
 
     def lr_factor(self, epoch: int) -> float:
         if self.schedule == "linear":
@@ -54,11 +64,14 @@ class Settings:
             return 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
         return 1.0
 
-    def optimiser_for(self, parameters) -> torch.optim.Optimizer:
+    def optimiser_for(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """Groups that bear their learning rate. A modulation changes rates on the device, as only fused ones allow."""
+        modulated = {} if self.modulation is None else {"weight_decay": 0.0, "fused": True}
+        options = {"lr": self.lr, "weight_decay": self.weight_decay} | modulated
         if self.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=self.lr, momentum=self.betas[0], weight_decay=self.weight_decay)
+            return torch.optim.SGD(groups, momentum=self.betas[0], **options)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimiser]
-        return kind(parameters, lr=self.lr, betas=tuple(self.betas), weight_decay=self.weight_decay)
+        return kind(groups, betas=tuple(self.betas), **options)
 
 
 def choose_device() -> torch.device:
@@ -110,7 +123,7 @@ class Batches:
 def fit(
     build: Callable[[], nn.Module],
     split: Split,
-    loss: Callable[[Tensor, np.ndarray], Tensor],
+    loss: Callable[[Tensor | Output, Tensor], Tensor | tuple[Tensor, Tensor]],
     criterion: Callable[[np.ndarray, np.ndarray], float],
     settings: Settings,
     seed: int,
@@ -121,11 +134,12 @@ def fit(
 
     Args:
         build: makes the model (its initialisation is seeded here).
-        loss: (outputs [batch, …], row numbers) → scalar.
+        loss: (outputs [batch, …], row numbers) → scalar; with a modulation (scalar, scores of the two branches).
         criterion: (outputs of the validation part [row, …], row numbers) → figure to maximise.
         checkpoint: where the state after each epoch is kept; one with another `digest` (other data, entry or code)
             is not continued.
-    Returns: the trained model and its history (`epoch, lr, loss, val_metric, seconds`).
+    Returns: the trained model and its history (`epoch, lr, loss, val_metric, seconds`; with a modulation what
+        `Modulation.end_epoch` says, and `c_` of each branch: the criterion of its part on the training part).
     """
     make_deterministic()
     device = choose_device()
@@ -134,25 +148,38 @@ def fit(
         raise InputError("training: select: validation, but the protocol has no validation part; choose last")
     torch.manual_seed(seed)
     model = build().to(device)
-    optimiser = settings.optimiser_for(model.parameters())
+    branches = model.branches() if hasattr(model, "branches") else {}
+    optimiser = settings.optimiser_for(_groups(model, branches, settings))
+    modulation = None
+    if settings.modulation is not None:
+        modulation = Modulation(branches, **settings.modulation, weight_decay=settings.weight_decay)
+    l1_of = branches[settings.l1_branch] if settings.l1_branch else list(model.parameters())
     batches = Batches(split, device)
-    history, best, first = _resume(checkpoint, digest, model, optimiser)
+    history, best, first = _resume(checkpoint, digest, model, optimiser, modulation)
     for epoch in progress(range(first, settings.epochs), "epochs"):
         start = time.perf_counter()
-        lr = settings.lr * settings.lr_factor(epoch)
         for group in optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = group["initial_lr"] * settings.lr_factor(epoch)
+        for name, epochs in (settings.frozen or {}).items():
+            for parameter in branches[name]:
+                parameter.requires_grad_(epoch >= epochs)
+        if modulation is not None:
+            modulation.start_epoch(epoch, optimiser)
         torch.manual_seed(seed * 100_003 + epoch)
         model.train()
         total = torch.zeros((), device=device)
         for rows in _batches_of(train, settings.batch_size, seed, epoch):
-            value = loss(model(batches(rows)), rows)
+            value = loss(model(batches(rows)), _on(device, rows))
+            if modulation is not None:
+                value, scores = value
             if settings.l1:
-                value = value + settings.l1 * sum(parameter.abs().sum() for parameter in model.parameters())
+                value = value + settings.l1 * sum(parameter.abs().sum() for parameter in l1_of)
             optimiser.zero_grad(set_to_none=True)
             value.backward()
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            if modulation is not None:
+                modulation.before_step(scores)
             optimiser.step()
             total += value.detach() * len(rows)
         mean_loss = float(total) / len(train)
@@ -171,13 +198,14 @@ def fit(
         history.append(
             {
                 "epoch": epoch,
-                "lr": lr,
+                "lr": settings.lr * settings.lr_factor(epoch),
                 "loss": mean_loss,
                 "val_metric": metric,
+                **_of_branches(modulation, model, batches, train, criterion),
                 "seconds": time.perf_counter() - start,
             }
         )
-        _save(checkpoint, digest, model, optimiser, history, best)
+        _save(checkpoint, digest, model, optimiser, history, best, modulation)
     if settings.select == "validation":
         model.load_state_dict(best["state"])
     return model, pd.DataFrame(history)
@@ -187,8 +215,16 @@ def fit(
 def predict(model: nn.Module, batches: Batches, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Outputs [row, output] as float64, in evaluation mode and in a fixed order."""
     model.eval()
-    parts = [model(batches(rows[start : start + batch_size])) for start in range(0, len(rows), batch_size)]
+    parts = [total_of(model(batches(rows[start : start + batch_size]))) for start in range(0, len(rows), batch_size)]
     return torch.cat(parts).double().cpu().numpy()
+
+
+@torch.inference_mode()
+def predict_parts(model: nn.Module, batches: Batches, rows: np.ndarray, batch_size: int = 64) -> dict[str, np.ndarray]:
+    """{branch: outputs [row, output] as float64} of a model that returns `Output`, in evaluation mode."""
+    model.eval()
+    outputs = [model(batches(rows[start : start + batch_size])).parts for start in range(0, len(rows), batch_size)]
+    return {name: torch.cat([parts[name] for parts in outputs]).double().cpu().numpy() for name in outputs[0]}
 
 
 def _batches_of(rows: np.ndarray, size: int | str, seed: int, epoch: int) -> Iterator[np.ndarray]:
@@ -202,13 +238,50 @@ def _batches_of(rows: np.ndarray, size: int | str, seed: int, epoch: int) -> Ite
             yield batch
 
 
-def _save(path: Path, digest: str, model, optimiser, history: list[dict], best: dict | None) -> None:
+def _groups(model: nn.Module, branches: dict[str, list[nn.Parameter]], settings: Settings) -> list[dict]:
+    """Parameter groups: one per branch, under its name, and one of all the rest (branch "")."""
+    asked = {"branch_lr": settings.branch_lr or {}, "frozen": settings.frozen or {}, "l1_branch": [settings.l1_branch]}
+    for key, names in asked.items():
+        for name in names:
+            if name is not None and name not in branches:
+                known = f"has {', '.join(branches)}" if branches else "has none"
+                raise InputError(f"training: {key}: the model has no branch {name!r}; it {known}")
+    of_branches = {id(parameter) for parameters in branches.values() for parameter in parameters}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in of_branches]
+    rates = dict.fromkeys(branches, settings.lr) | (settings.branch_lr or {})
+    groups = [{"params": list(branches[name]), "branch": name, "initial_lr": rates[name]} for name in branches]
+    return [*groups, {"params": rest, "branch": "", "initial_lr": settings.lr}]
+
+
+def _on(device: torch.device, rows: np.ndarray) -> Tensor:
+    """Row numbers on the device, without waiting for it."""
+    index = torch.from_numpy(rows)
+    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
+
+
+def _of_branches(
+    modulation: Modulation | None, model: nn.Module, batches: Batches, train: np.ndarray, criterion: Callable
+) -> dict:
+    """What the history says of an epoch's branches."""
+    if modulation is None:
+        return {}
+    log = modulation.end_epoch()
+    parts = predict_parts(model, batches, train)
+    return log | {f"c_{name}": float(criterion(outputs, train)) for name, outputs in parts.items()}
+
+
+def _save(
+    path: Path, digest: str, model, optimiser, history: list[dict], best: dict | None, modulation: Modulation | None
+) -> None:
     state = {"digest": digest, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
+    state["modulation"] = None if modulation is None else modulation.state()
     with atomic(path) as temporary:
         torch.save(state | {"history": history, "best": best}, temporary)
 
 
-def _resume(path: Path, digest: str, model: nn.Module, optimiser) -> tuple[list[dict], dict | None, int]:
+def _resume(
+    path: Path, digest: str, model: nn.Module, optimiser, modulation: Modulation | None
+) -> tuple[list[dict], dict | None, int]:
     """Load the last checkpoint into the model and the optimiser: (history, best so far, next epoch)."""
     if not path.is_file():
         return [], None, 0
@@ -222,5 +295,7 @@ def _resume(path: Path, digest: str, model: nn.Module, optimiser) -> tuple[list[
         return [], None, 0
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
+    if modulation is not None:
+        modulation.load(state["modulation"])
     print(f"{path}: going on after epoch {state['history'][-1]['epoch']}", flush=True)
     return state["history"], state["best"], len(state["history"])
