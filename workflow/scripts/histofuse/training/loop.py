@@ -57,6 +57,11 @@ class Settings:
     l1_branch: str | None = None
     modulation: dict | None = None
 
+    @property
+    def rule(self) -> str | None:
+        """Of the modulation's scores, None without a modulation."""
+        return None if self.modulation is None else self.modulation.get("rule", "softmax_sum")
+
     def lr_factor(self, epoch: int) -> float:
         if self.schedule == "linear":
             return 1 - (epoch + 1) / (self.epochs + 1)

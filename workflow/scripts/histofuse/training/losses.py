@@ -55,10 +55,15 @@ def cox_loss_at(
 
 
 def discrete_survival_loss(logits: Tensor, interval: Tensor, event: Tensor) -> Tensor:
-    """Negative log likelihood of discrete hazards h = sigmoid(logits), mean over the batch.
+    """Negative of `discrete_log_likelihood`, mean over the batch."""
+    return -discrete_log_likelihood(logits, interval, event).mean()
 
-    With S_k = Π_{j≤k} (1 − h_j) and S_{−1} = 1, a death in interval y contributes −[ln S_{y−1} + ln h_y] and a
-    censoring −ln S_y. Probabilities are clamped at 1e-7, as in the published code.
+
+def discrete_log_likelihood(logits: Tensor, interval: Tensor, event: Tensor) -> Tensor:
+    """Log likelihood [batch] of discrete hazards h = sigmoid(logits).
+
+    With S_k = Π_{j≤k} (1 − h_j) and S_{−1} = 1, a death in interval y contributes ln S_{y−1} + ln h_y and a
+    censoring ln S_y. Probabilities are clamped at 1e-7, as in the published code.
 
     Args:
         logits: [batch, interval]; interval: int64 [batch]; event: [batch], 1 = died.
@@ -70,8 +75,7 @@ def discrete_survival_loss(logits: Tensor, interval: Tensor, event: Tensor) -> T
     def log_at(values: Tensor) -> Tensor:
         return torch.log(values.gather(1, interval.unsqueeze(1)).squeeze(1).clamp(min=1e-7))
 
-    likelihood = event * (log_at(before) + log_at(hazard)) + (1 - event) * log_at(survival)
-    return -likelihood.mean()
+    return event * (log_at(before) + log_at(hazard)) + (1 - event) * log_at(survival)
 
 
 def class_weights(label: np.ndarray, classes: int) -> np.ndarray:
@@ -86,3 +90,8 @@ def class_weights(label: np.ndarray, classes: int) -> np.ndarray:
 def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Class-weighted cross-entropy with the weight-normalised mean: [batch, class], int64 [batch] → scalar."""
     return F.cross_entropy(logits, label, weight=weight)
+
+
+def class_log_likelihood(logits: Tensor, label: Tensor) -> Tensor:
+    """Log probability [batch] of the true class."""
+    return -F.cross_entropy(logits, label, reduction="none")

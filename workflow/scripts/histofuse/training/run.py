@@ -95,12 +95,13 @@ def _fit_network(model_class, parameters, training, split, head, job):
     from histofuse.training.loop import Batches, Settings, choose_device, fit, predict
 
     torch.set_num_threads(job.threads)
+    settings = Settings(**training)
     model, history = fit(
         lambda: model_class(split.shapes, head.outputs, **parameters),
         split,
-        head.torch_loss(split),
+        head.torch_loss(split, settings.rule),
         head.criterion(split),
-        Settings(**training),
+        settings,
         job.seed,
         job.checkpoint,
         job.digest,
