@@ -1,4 +1,4 @@
-"""One split of one task as arrays: targets, tabular blocks and bags of tiles, everything fitted on the training part.
+"""One split of one task as arrays: targets, tabular blocks, bags of tiles or regions, all fitted on the training part.
 
 Needs numpy, pandas and pyarrow only, so that it also runs where nothing but a GPU image is at hand.
 """
@@ -14,17 +14,20 @@ import numpy as np
 import pandas as pd
 
 from histofuse.io import InputError, read_table
+from histofuse.training.regions import RegionStore
 from histofuse.training.scaling import BlockScaler
 
 # What of the case table a model may read: everything else there is outcome, origin or bookkeeping.
 CLINICAL = ("age", "sex", "diagnosis", "grade", "idh", "codel_1p19q")
 # Options of a block that say which table it reads and which columns of it; the others are those of `BlockScaler`.
 _TABLE_OPTIONS = {"from", "selection", "group", "embedding", "smoothing"}
+# Inputs that are images of some kind, not tables; a model takes one of them at most.
+IMAGES = ("tiles", "regions")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be predicted, one entry per row (a case, or a slide that carries its case's outcome).
+    """What is to be predicted, one entry per row (a case, or a slide or region with its case's outcome).
 
     kind: "survival" or "classification"; time: float64 days; event: int64, 1 = died; label: int64 class index
     (classification); classes: how many. Fields that the kind does not use are empty arrays or 0.
@@ -100,9 +103,10 @@ class Split:
     """Everything that one run reads.
 
     Attributes:
-        rows: frame with one row per training unit: `case_id, part, slide_id` (slide_id only with tiles). A case with
-            several slides has several rows; predictions are averaged per case.
-        target: one entry per row. blocks: {name: float32 [row, feature]}. tiles: the store, when the model takes it.
+        rows: frame with one row per training unit: `case_id, part`, with tiles `slide_id`, with regions `slide_id` and
+            `region`. A case with several slides or regions has several rows; predictions are averaged per case.
+        target: one entry per row. blocks: {name: float32 [row, feature]}. tiles, regions: the store, when the model
+            takes it.
         tile_scale: mean and standard deviation [width] of the training tiles, when they are to be standardised.
         scalers: {block: fitted scaler}, kept with the weights.
     """
@@ -113,6 +117,7 @@ class Split:
     tiles: TileStore | None = None
     tile_scale: tuple[np.ndarray, np.ndarray] | None = None
     scalers: dict[str, BlockScaler] = field(default_factory=dict)
+    regions: RegionStore | None = None
 
     def part(self, name: str) -> np.ndarray:
         """Row numbers of "train", "val" or "test"."""
@@ -120,9 +125,11 @@ class Split:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """{block: (features,)} and {"tiles": (width,)}, what a model's constructor is given."""
-        tiles = {"tiles": (self.tiles.width,)} if self.tiles else {}
-        return tiles | {name: (values.shape[1],) for name, values in self.blocks.items()}
+        """{block: (features,)} and {"tiles": (width,)} or {"regions": (3, px, px)}: what a model's constructor is given."""
+        images = {"tiles": (self.tiles.width,)} if self.tiles else {}
+        if self.regions:
+            images = {"regions": (3, self.regions.input_px, self.regions.input_px)}
+        return images | {name: (values.shape[1],) for name, values in self.blocks.items()}
 
 
 def read_columns(path: str | Path) -> list[str]:
@@ -146,21 +153,25 @@ def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs:
 
     Args:
         files: `population`, `splits`, a table under the name of each tabular block and, where the inputs ask for them,
-            `selection_{name}`, `groups`, `cases` (their column source), `tiles` and `index`.
+            `selection_{name}`, `groups`, `cases` (their column source), `tiles` and `index`, `regions` and
+            `region_index`.
         number: of the split; task, inputs: as for `load_split`, but the `columns` of a block may be a text file.
     """
-    blocks = {name: dict(options) for name, options in inputs.items() if name != "tiles"}
+    blocks = {name: dict(options) for name, options in inputs.items() if name not in IMAGES}
     for options in blocks.values():
         if isinstance(options.get("columns"), str):
             options["columns"] = read_columns(options["columns"])
     selections = {options["selection"] for options in blocks.values() if "selection" in options}
-    groups = sources = tiles = None
+    groups = sources = tiles = regions = None
     if any("group" in options for options in blocks.values()):
         groups = read_table(files["groups"], dtype=str, keep_default_na=False)
     if any(options.get("per_source") for options in blocks.values()):
         sources = read_table(files["cases"], columns=["case_id", "source"]).set_index("case_id")["source"]
     if "tiles" in inputs:
         tiles = TileStore(files["tiles"], files["index"], inputs["tiles"].get("bag"))
+    if "regions" in inputs:
+        options = {name: value for name, value in inputs["regions"].items() if name != "regions"}
+        regions = RegionStore(files["regions"], files["region_index"], **options)
     return load_split(
         read_table(files["population"]),
         read_table(files["splits"]),
@@ -174,6 +185,7 @@ def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs:
         },
         groups=groups,
         sources=sources,
+        regions=regions,
     )
 
 
@@ -189,6 +201,7 @@ def load_split(
     selections: dict[str, pd.DataFrame] | None = None,
     groups: pd.DataFrame | None = None,
     sources: pd.Series | None = None,
+    regions: RegionStore | None = None,
 ) -> Split:
     """Assemble one split.
 
@@ -196,7 +209,7 @@ def load_split(
         population: `case_id, time_days, event, label`, the task's cases.
         splits: `split, case_id, part` of the protocol.
         task: its config entry (`kind`, `classes`).
-        inputs: of the model entry: {block: options}. The options are those of tiles, or those of `BlockScaler` with
+        inputs: of the model entry: {block: options}. The options are those of tiles or regions, or of `BlockScaler` with
             `from` (which table it is; by default the block's own name), `selection` (columns of the genes that it
             selected for this split) and `group` (columns of the genes of these groups). `embedding` and `smoothing`
             say which table is given and change nothing here.
@@ -204,21 +217,26 @@ def load_split(
         selections: {name: frame `split, gene, selected`}, those that the blocks name.
         groups: `gene, group`, when a block names groups.
         sources: source cohort by case_id, when a block is scaled per source.
-    Raises InputError when a part is empty, holds no event (survival), a case lacks an input or a block is left without
-    a column.
+        tiles, regions: the store, when the inputs name it.
+    Raises InputError when a part is empty, holds no event (survival), a case lacks an input, a block is left without a
+    column or both tiles and regions are asked for.
     """
     parts = splits.loc[splits["split"] == split, ["case_id", "part"]]
     cases = population.merge(parts, on="case_id", validate="one_to_one").sort_values("case_id", ignore_index=True)
     _check_parts(cases, split, task["kind"])
-    rows, store_rows = cases, None
+    rows = cases
+    if tiles is not None and regions is not None:
+        raise InputError("inputs: a row is a slide's bag of tiles or one region, not both; take tiles or regions out")
     if tiles is not None:
-        store_rows = tiles.slides_of(cases["case_id"].tolist())
-        rows = cases.merge(store_rows, on="case_id")
+        rows = cases.merge(tiles.slides_of(cases["case_id"].tolist()), on="case_id")
         _check_present(cases, rows["case_id"], "tiles")
+    if regions is not None:
+        rows = cases.merge(regions.regions_of(cases["case_id"].tolist()), on="case_id")
+        _check_present(cases, rows["case_id"], "regions")
     train_cases = cases.loc[cases["part"] == "train", "case_id"]
     blocks, scalers = {}, {}
     for name, options in inputs.items():
-        if name == "tiles":
+        if name in IMAGES:
             continue
         table = tables[name].set_index("case_id")
         if options.get("from", name) == "clinical":
@@ -247,7 +265,7 @@ def load_split(
         label=rows["label"].to_numpy(np.int64) if classification else np.zeros(0, np.int64),
         classes=len(task["classes"]) if classification else 0,
     )
-    return Split(rows.drop(columns=["time_days", "event", "label"]), target, blocks, tiles, scale, scalers)
+    return Split(rows.drop(columns=["time_days", "event", "label"]), target, blocks, tiles, scale, scalers, regions)
 
 
 def _narrow(
