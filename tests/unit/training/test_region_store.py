@@ -66,7 +66,7 @@ def test_a_file_of_another_size_is_refused(files):
 
 def test_a_file_that_is_not_there_is_refused(files):
     files[0].unlink()
-    with pytest.raises(InputError, match="regions.u8: does not hold the 4 regions"):
+    with pytest.raises(InputError, match=r"regions\.u8: does not hold the 4 regions"):
         RegionStore(*files, **SMALL)
 
 

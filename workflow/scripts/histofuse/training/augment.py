@@ -66,13 +66,18 @@ class RegionImages:
         drawn = self._drawn_device[index]
         return self._in_chunks(lambda some: self._changed(crops[some], drawn[some]), len(crops))
 
-    def fixed_crops(self, rows: np.ndarray, index: Tensor) -> Tensor:
-        """All fixed crops of each row, row by row, unchanged: float32 [batch · crops, 3, input_px, input_px]."""
+    def fixed_crops(self, rows: np.ndarray, index: Tensor, middle: bool = False) -> Tensor:
+        """All fixed crops of each row, row by row, unchanged: float32 [batch · crops, 3, input_px, input_px].
+
+        middle: only the middle one of each.
+        """
         count = len(self._corners)
+        chosen = slice(count // 2, count // 2 + 1) if middle else slice(count)
+        corners = self.store.corners[chosen]
         if self.resident:
-            crops = self._gather(index.repeat_interleave(count), self._corners.repeat(len(rows), 1))
+            crops = self._gather(index.repeat_interleave(len(corners)), self._corners[chosen].repeat(len(rows), 1))
         else:
-            crops = self._cut(rows.repeat(count), np.tile(self.store.corners, (len(rows), 1)))
+            crops = self._cut(rows.repeat(len(corners)), np.tile(corners, (len(rows), 1)))
         return self._in_chunks(lambda some: self._normalised(resized(crops[some], self.store.input_px)), len(crops))
 
     def _cut(self, rows: np.ndarray, corners: np.ndarray) -> Tensor:

@@ -125,7 +125,7 @@ class Split:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """{block: (features,)} and {"tiles": (width,)} or {"regions": (3, px, px)}: what a model's constructor is given."""
+        """What a model is built for: {block: (features,)}, and {"tiles": (width,)} or {"regions": (3, px, px)}."""
         images = {"tiles": (self.tiles.width,)} if self.tiles else {}
         if self.regions:
             images = {"regions": (3, self.regions.input_px, self.regions.input_px)}
@@ -209,7 +209,7 @@ def load_split(
         population: `case_id, time_days, event, label`, the task's cases.
         splits: `split, case_id, part` of the protocol.
         task: its config entry (`kind`, `classes`).
-        inputs: of the model entry: {block: options}. The options are those of tiles or regions, or of `BlockScaler` with
+        inputs: of the model entry: {block: options}: those of tiles, those of `RegionStore`, or of `BlockScaler` with
             `from` (which table it is; by default the block's own name), `selection` (columns of the genes that it
             selected for this split) and `group` (columns of the genes of these groups). `embedding` and `smoothing`
             say which table is given and change nothing here.

@@ -10,19 +10,30 @@ from histofuse.training.dataset import Split, Target
 from histofuse.training.survival import breslow_survival, discrete_survival, interval_cuts, time_grid, to_interval
 
 LOSSES = {"survival": ("cox", "discrete"), "classification": ("cross_entropy",)}
+# How log hazards of a row's crops become the row's, and, as pandas names or takes it, those of a case's rows (slides or
+# regions) the case's.
+OF_CROPS = {"mean": np.mean, "median": np.median}
+OF_ROWS = {"mean": "mean", "max": "max", "second_highest": lambda values: np.sort(values)[-2:][0]}
 
 
 class Head:
     """What ties a model's outputs to the task: how many there are, their loss, and the predictions they mean."""
 
-    def __init__(self, train: Target, loss: dict):
+    def __init__(self, train: Target, loss: dict, aggregate: dict[str, str] | None = None):
+        """`aggregate`: names of OF_CROPS and OF_ROWS under "crops" and "rows"; by default means. For Cox's loss only."""
         self.kind, self.train = train.kind, train
+        self.aggregate = {"crops": "mean", "rows": "mean"} | (aggregate or {})
         self.loss = dict(loss)
         self.name = self.loss.pop("name")
         if self.name not in LOSSES[self.kind]:
             raise InputError(
                 f"loss: {self.name!r} does not fit a {self.kind} task; choose {' or '.join(LOSSES[self.kind])}"
             )
+        for key, known in (("crops", OF_CROPS), ("rows", OF_ROWS)):
+            name = self.aggregate[key]
+            if name not in known or (name != "mean" and self.name != "cox"):
+                fits = ", ".join(known) if self.name == "cox" else f"only mean with {self.name}"
+                raise InputError(f"aggregate: {key}: {name!r} does not do here; choose {fits}")
         if self.name == "discrete":
             self.cuts = interval_cuts(train.time, train.event, self.loss.pop("intervals", 4))
         self.outputs = {
@@ -95,14 +106,19 @@ class Head:
         return with_scores
 
     def criterion(self, split: Split):
-        """(outputs of the validation part, row numbers) → Harrell C or macro AUC, the larger the better."""
+        """(outputs of the validation part, row numbers) → Harrell C or macro AUC, the larger the better.
+
+        Of rows; the outputs may be those of their crops, row by row.
+        """
         from histofuse.evaluation.classification import macro_auc
         from histofuse.evaluation.survival import harrell_c
 
         target = split.target
         if self.kind == "classification":
-            return lambda outputs, rows: macro_auc(softmax(outputs), target.label[rows])
-        return lambda outputs, rows: harrell_c(self.risk(outputs), target.time[rows], target.event[rows])
+            return lambda outputs, rows: macro_auc(_of_rows(softmax(outputs), len(rows)), target.label[rows])
+        return lambda outputs, rows: harrell_c(
+            self._of_crops(self.risk(outputs), len(rows)), target.time[rows], target.event[rows]
+        )
 
     def risk(self, outputs: np.ndarray) -> np.ndarray:
         """[row]: the log hazard, or −Σ_k S_k of discrete hazards; the higher, the earlier the death."""
@@ -111,7 +127,11 @@ class Head:
         return -np.cumprod(1 - sigmoid(outputs), axis=1).sum(axis=1)
 
     def predictions(self, outputs: np.ndarray, split: Split, number: int, seed: int) -> pd.DataFrame:
-        """One row per case: the mean over its slides of risk and survival curve, or of class probabilities."""
+        """One row per case: the mean over its slides of risk and survival curve, or of class probabilities.
+
+        outputs: [row, output], or [row · crop, output] when several crops stand for each row, row by row. Means are
+        over crops, then rows; log hazards may be put together in another way (`aggregate`).
+        """
         rows, target = split.rows, split.target
         frame = pd.DataFrame(
             {
@@ -126,14 +146,15 @@ class Head:
         )
         first = ~rows["case_id"].duplicated().to_numpy()
         case = pd.factorize(rows["case_id"])[0]
+        of_output = case.repeat(len(outputs) // len(rows))  # rows have equally many crops: the mean of all is the same
         frame = frame[first].reset_index(drop=True)
         if self.kind == "classification":
             frame["risk"] = np.nan
             frame["survival_times"], frame["survival"] = None, None
-            frame["probabilities"] = list(mean_by(case, softmax(outputs)))
+            frame["probabilities"] = list(mean_by(of_output, softmax(outputs)))
             return frame
-        risk = self.risk(outputs)
-        frame["risk"] = mean_by(case, risk[:, None])[:, 0]
+        risk = self._of_crops(self.risk(outputs), len(rows))
+        frame["risk"] = pd.Series(risk).groupby(case).agg(OF_ROWS[self.aggregate["rows"]]).to_numpy()
         times = time_grid(self.train.time, self.train.event)
         if self.name == "cox":
             train = (frame["part"] == "train").to_numpy()
@@ -145,11 +166,20 @@ class Head:
                 times,
             )
         else:
-            curves = mean_by(case, discrete_survival(sigmoid(outputs), self.cuts, self.train.time.max(), times))
+            curves = mean_by(of_output, discrete_survival(sigmoid(outputs), self.cuts, self.train.time.max(), times))
         frame["survival_times"] = [times] * len(frame)
         frame["survival"] = list(curves)
         frame["probabilities"] = None
         return frame
+
+    def _of_crops(self, risk: np.ndarray, rows: int) -> np.ndarray:
+        """[row · crop] → [row]"""
+        return OF_CROPS[self.aggregate["crops"]](risk.reshape(rows, -1), axis=1)
+
+
+def _of_rows(values: np.ndarray, rows: int) -> np.ndarray:
+    """Mean over the crops of each row: [row · crop, k] → [row, k]."""
+    return values.reshape(rows, -1, values.shape[1]).mean(axis=1)
 
 
 def mean_by(group: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The training loop: one readable epoch loop for every torch model, resumable to the same bits.
 
-Every random choice of an epoch comes from (seed, epoch): the order of the rows from one generator, dropout from
-torch's global one, re-seeded at the start of the epoch. A checkpoint after each epoch therefore needs no generator
-state, and a run that was killed goes on exactly as if it had not been.
+Every random choice of an epoch comes from (seed, epoch): the order of the rows and what becomes of images from
+generators of their own, dropout from torch's global one, re-seeded at the start of the epoch. A checkpoint after an
+epoch therefore needs no generator state, and a run that was killed goes on exactly as if it had not been.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +22,26 @@ from torch import Tensor, nn
 
 from histofuse.io import InputError, atomic, progress
 from histofuse.models.output import Output, total_of
+from histofuse.training.augment import to_device
+from histofuse.training.batches import IMAGES_PER_PREDICTION, Batches, batches_of
 from histofuse.training.dataset import Split
 from histofuse.training.modulation import Modulation
 
-SMALLEST_BATCH = 8  # a shorter last batch is left out: its risk sets say next to nothing
+# Between two checkpoints lies this many times the time that the last one took to write: a large model is not kept
+# waiting by its own copies, a killed run loses little.
+CHECKPOINT_PAUSE = 10
 
 
 @dataclass(frozen=True)
 class Settings:
     """The `training` part of a model entry.
 
-    batch_size: rows per step, or "full" for whole-cohort risk sets. schedule: "constant", "linear" (Pathomic
-    Fusion's: factor 1 − (epoch + 1)/(epochs + 1)) or "cosine" (to 0), stepped per epoch. l1: weight of Σ|w| over
-    all parameters. clip_norm: of the gradient, None for none. select: "last" epoch, or the best on the validation
+    batch_size: rows per step, or "full" for whole-cohort risk sets. unique_cases: a batch holds one row of a case at
+    most. optimiser: "adam", "adamw", "sgd" (momentum: the first of `betas`) or "adagrad" (accumulators begin at 0.1).
+    schedule: "constant", "linear" (Pathomic Fusion's: factor 1 − (epoch + 1)/(epochs + 1)), "cosine" (to 0) or
+    "exponential" (`decay` to the power of the epoch), stepped per epoch. precision: of the model's arithmetic in
+    training, "float32" or "bfloat16" where that is safe (autocast). l1: weight of Σ|w| over all trained parameters.
+    clip_norm: of the gradient, None for none. select: "last" epoch, or the best on the validation
     part by `criterion` ("validation", strictly better, so the earliest best one).
 
     Of a model with `branches()`: branch_lr: {branch: its learning rate} instead of `lr`. frozen: {branch: the first
@@ -52,6 +59,9 @@ class Settings:
     l1: float = 0.0
     clip_norm: float | None = None
     select: str = "last"
+    unique_cases: bool = False
+    decay: float = 0.95
+    precision: str = "float32"
     branch_lr: dict[str, float] | None = None
     frozen: dict[str, int] | None = None
     l1_branch: str | None = None
@@ -67,6 +77,8 @@ class Settings:
             return 1 - (epoch + 1) / (self.epochs + 1)
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        if self.schedule == "exponential":
+            return self.decay**epoch
         return 1.0
 
     def optimiser_for(self, groups: list[dict]) -> torch.optim.Optimizer:
@@ -75,6 +87,8 @@ class Settings:
         options = {"lr": self.lr, "weight_decay": self.weight_decay} | modulated
         if self.optimiser == "sgd":
             return torch.optim.SGD(groups, momentum=self.betas[0], **options)
+        if self.optimiser == "adagrad":
+            return torch.optim.Adagrad(groups, initial_accumulator_value=0.1, **options)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimiser]
         return kind(groups, betas=tuple(self.betas), **options)
 
@@ -89,40 +103,6 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-
-
-class Batches:
-    """Rows of a split as model inputs on a device: tabular blocks are held there, bags are read from the map."""
-
-    def __init__(self, split: Split, device: torch.device):
-        self.split = split
-        self.device = device
-        self.blocks = {name: torch.from_numpy(values).to(device) for name, values in split.blocks.items()}
-
-    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """{block: [batch, feature]}, and with tiles {"tiles": [batch, tile, width], "tiles_count": [batch, tile]}."""
-        index = torch.from_numpy(rows).to(self.device)
-        batch = {name: values[index] for name, values in self.blocks.items()}
-        return batch | self._bags(rows) if self.split.tiles else batch
-
-    def _bags(self, rows: np.ndarray) -> dict[str, Tensor]:
-        store, slides = self.split.tiles, self.split.rows["slide_id"].to_numpy()[rows]
-        longest = int(store.index.loc[slides, "n_tiles"].max())
-        tiles = np.zeros((len(rows), longest, store.width), dtype=np.float32)
-        count = np.zeros((len(rows), longest), dtype=np.float32)
-        for k, slide in enumerate(slides):
-            features = store.features(slide)
-            tiles[k, : len(features)] = features
-            count[k, : len(features)] = store.count(slide)
-        if self.split.tile_scale is not None:
-            mean, sd = self.split.tile_scale
-            tiles -= mean.astype(np.float32)
-            tiles /= np.maximum(sd, 1e-6).astype(np.float32)
-            tiles *= (count > 0)[:, :, None]
-        return {
-            "tiles": torch.from_numpy(tiles).to(self.device),
-            "tiles_count": torch.from_numpy(count).to(self.device),
-        }
 
 
 def fit(
@@ -141,7 +121,7 @@ def fit(
         build: makes the model (its initialisation is seeded here).
         loss: (outputs [batch, …], row numbers) → scalar; with a modulation (scalar, scores of the two branches).
         criterion: (outputs of the validation part [row, …], row numbers) → figure to maximise.
-        checkpoint: where the state after each epoch is kept; one with another `digest` (other data, entry or code)
+        checkpoint: where the state after one of the last epochs is kept; one with another `digest` (other data, entry or code)
             is not continued.
     Returns: the trained model and its history (`epoch, lr, loss, val_metric, seconds`; with a modulation what
         `Modulation.end_epoch` says, and `c_` of each branch: the criterion of its part on the training part).
@@ -158,8 +138,10 @@ def fit(
     modulation = None
     if settings.modulation is not None:
         modulation = Modulation(branches, **settings.modulation, weight_decay=settings.weight_decay)
-    l1_of = branches[settings.l1_branch] if settings.l1_branch else list(model.parameters())
+    l1_of = branches[settings.l1_branch] if settings.l1_branch else [p for p in model.parameters() if p.requires_grad]
     batches = Batches(split, device)
+    cases = split.rows["case_id"].to_numpy()[train] if settings.unique_cases else None
+    saved, saving = time.perf_counter(), 0.0
     history, best, first = _resume(checkpoint, digest, model, optimiser, modulation)
     for epoch in progress(range(first, settings.epochs), "epochs"):
         start = time.perf_counter()
@@ -171,10 +153,15 @@ def fit(
         if modulation is not None:
             modulation.start_epoch(epoch, optimiser)
         torch.manual_seed(seed * 100_003 + epoch)
+        batches.start_epoch(seed, epoch)
         model.train()
         total = torch.zeros((), device=device)
-        for rows in _batches_of(train, settings.batch_size, seed, epoch):
-            value = loss(model(batches(rows)), _on(device, rows))
+        for rows in batches_of(train, settings.batch_size, seed, epoch, cases):
+            index = to_device(rows, device)
+            batch = batches(rows, index)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                outputs = model(batch)
+            value = loss(_in_float32(outputs), index)
             if modulation is not None:
                 value, scores = value
             if settings.l1:
@@ -210,37 +197,48 @@ def fit(
                 "seconds": time.perf_counter() - start,
             }
         )
-        _save(checkpoint, digest, model, optimiser, history, best, modulation)
+        now = time.perf_counter()
+        if now - saved >= CHECKPOINT_PAUSE * saving:
+            _save(checkpoint, digest, model, optimiser, history, best, modulation)
+            saved = time.perf_counter()
+            saving = saved - now
     if settings.select == "validation":
         model.load_state_dict(best["state"])
     return model, pd.DataFrame(history)
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Batches, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Outputs [row, output] as float64, in evaluation mode and in a fixed order."""
+def predict(model: nn.Module, batches: Batches, rows: np.ndarray) -> np.ndarray:
+    """Outputs [row, output] as float64, in evaluation mode and in a fixed order.
+
+    With regions [row · crop, output]: the outputs of all fixed crops of the first row, then of the second, ….
+    """
     model.eval()
-    parts = [total_of(model(batches(rows[start : start + batch_size]))) for start in range(0, len(rows), batch_size)]
+    parts = [total_of(model(batches.to_predict(some))) for some in _in_turn(rows, batches.views)]
     return torch.cat(parts).double().cpu().numpy()
 
 
 @torch.inference_mode()
-def predict_parts(model: nn.Module, batches: Batches, rows: np.ndarray, batch_size: int = 64) -> dict[str, np.ndarray]:
-    """{branch: outputs [row, output] as float64} of a model that returns `Output`, in evaluation mode."""
+def predict_parts(model: nn.Module, batches: Batches, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """{branch: outputs [row, output] as float64} of a model that returns `Output`, in evaluation mode.
+
+    Of a region the middle one of its fixed crops is taken alone: this is asked for after every epoch.
+    """
     model.eval()
-    outputs = [model(batches(rows[start : start + batch_size])).parts for start in range(0, len(rows), batch_size)]
+    outputs = [model(batches.to_predict(some, middle=True)).parts for some in _in_turn(rows, 1)]
     return {name: torch.cat([parts[name] for parts in outputs]).double().cpu().numpy() for name in outputs[0]}
 
 
-def _batches_of(rows: np.ndarray, size: int | str, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    if size == "full":
-        yield rows
-        return
-    shuffled = np.random.default_rng((seed, epoch)).permutation(rows)
-    for start in range(0, len(shuffled), size):
-        batch = shuffled[start : start + size]
-        if start == 0 or len(batch) >= min(size, SMALLEST_BATCH):
-            yield batch
+def _in_turn(rows: np.ndarray, views: int) -> list[np.ndarray]:
+    size = max(1, IMAGES_PER_PREDICTION // views)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _in_float32(outputs: Tensor | Output) -> Tensor | Output:
+    """What autocast left in half precision, for the loss."""
+    if isinstance(outputs, Output):
+        return Output(outputs.total.float(), {name: part.float() for name, part in outputs.parts.items()})
+    return outputs.float()
 
 
 def _groups(model: nn.Module, branches: dict[str, list[nn.Parameter]], settings: Settings) -> list[dict]:
@@ -256,12 +254,6 @@ def _groups(model: nn.Module, branches: dict[str, list[nn.Parameter]], settings:
     rates = dict.fromkeys(branches, settings.lr) | (settings.branch_lr or {})
     groups = [{"params": list(branches[name]), "branch": name, "initial_lr": rates[name]} for name in branches]
     return [*groups, {"params": rest, "branch": "", "initial_lr": settings.lr}]
-
-
-def _on(device: torch.device, rows: np.ndarray) -> Tensor:
-    """Row numbers on the device, without waiting for it."""
-    index = torch.from_numpy(rows)
-    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 
 
 def _of_branches(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histofuse.io import InputError
+from histofuse.io import InputError, sha256
 from histofuse.models.registry import Estimator
 from histofuse.training.dataset import Split
 from histofuse.training.heads import Head
@@ -73,11 +73,14 @@ def run(
 def make_head(entry: dict, task: dict, split: Split) -> Head:
     """The head of a run: its loss is the entry's, or the task's, or the usual one of the task's kind."""
     loss = entry.get("loss") or task.get("loss") or DEFAULT_LOSS[task["kind"]]
-    return Head(split.target.take(split.part("train")), loss)
+    return Head(split.target.take(split.part("train")), loss, entry.get("aggregate"))
 
 
 def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> str:
-    """Digest of all that a run's result depends on: entry, task, seed, code and the assembled data."""
+    """Digest of all that a run's result depends on: entry, task, seed, code, weights to start from, assembled data.
+
+    Of tiles and regions the index and some values of each are read, not the gigabytes.
+    """
     sha = hashlib.sha256(json.dumps([entry, task, seed, code], sort_keys=True).encode())
     sha.update(split.rows.to_csv().encode())
     for values in (split.target.time, split.target.event, split.target.label, *split.blocks.values()):
@@ -86,6 +89,12 @@ def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> s
         sha.update(split.tiles.index.to_csv().encode())
         for slide in split.rows["slide_id"]:
             sha.update(split.tiles.features(slide)[0].tobytes())
+    if split.regions is not None:
+        sha.update(split.regions.index.to_csv().encode())
+        for region in split.rows["region"]:
+            sha.update(split.regions.sample(region))
+    if weights := entry.get("params", {}).get("checkpoint"):
+        sha.update(sha256(weights).encode())
     return sha.hexdigest()
 
 
