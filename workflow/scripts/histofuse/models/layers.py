@@ -57,6 +57,22 @@ class AttentionPooling(nn.Module):
         return torch.einsum("bt,btw->bw", self.attention(tiles, count), tiles)
 
 
+class GatedAttention(nn.Module):
+    """Scores of gated attention (Ilse et al., 2018), before the softmax: w · (tanh(V x) ⊙ σ(U x)).
+
+    [batch, token, width] → [batch, token].
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Dropout(dropout))
+        self.gate = nn.Sequential(nn.Linear(width, hidden), nn.Sigmoid(), nn.Dropout(dropout))
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.score(self.hidden(tokens) * self.gate(tokens)).squeeze(-1)
+
+
 def bounded_log_hazard(z: Tensor) -> Tensor:
     """Pathomic Fusion's output activation 6·sigmoid(z) − 3, a log hazard within ±3. It saturates into ties."""
     return 6 * torch.sigmoid(z) - 3

@@ -121,8 +121,8 @@ def fit(
         build: makes the model (its initialisation is seeded here).
         loss: (outputs [batch, …], row numbers) → scalar; with a modulation (scalar, scores of the two branches).
         criterion: (outputs of the validation part [row, …], row numbers) → figure to maximise.
-        checkpoint: where the state after one of the last epochs is kept; one with another `digest` (other data, entry or code)
-            is not continued.
+        checkpoint: where the state after one of the last epochs is kept; one with another `digest` (other data, entry
+            or code) is not continued.
     Returns: the trained model and its history (`epoch, lr, loss, val_metric, seconds`; with a modulation what
         `Modulation.end_epoch` says, and `c_` of each branch: the criterion of its part on the training part).
     """
@@ -135,9 +135,8 @@ def fit(
     model = build().to(device)
     branches = model.branches() if hasattr(model, "branches") else {}
     optimiser = settings.optimiser_for(_groups(model, branches, settings))
-    modulation = None
-    if settings.modulation is not None:
-        modulation = Modulation(branches, **settings.modulation, weight_decay=settings.weight_decay)
+    frozen = _frozen(branches, settings)
+    modulation = _modulation(branches, settings)
     l1_of = branches[settings.l1_branch] if settings.l1_branch else [p for p in model.parameters() if p.requires_grad]
     batches = Batches(split, device)
     cases = split.rows["case_id"].to_numpy()[train] if settings.unique_cases else None
@@ -147,9 +146,8 @@ def fit(
         start = time.perf_counter()
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * settings.lr_factor(epoch)
-        for name, epochs in (settings.frozen or {}).items():
-            for parameter in branches[name]:
-                parameter.requires_grad_(epoch >= epochs)
+        for parameter, epochs in frozen:
+            parameter.requires_grad_(epoch >= epochs)
         if modulation is not None:
             modulation.start_epoch(epoch, optimiser)
         torch.manual_seed(seed * 100_003 + epoch)
@@ -161,6 +159,9 @@ def fit(
             batch = batches(rows, index)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 outputs = model(batch)
+            if modulation is not None and not isinstance(outputs, Output):
+                name = type(model).__name__
+                raise InputError(f"training: modulation: the output of {name} is no sum of branches; leave the key out")
             value = loss(_in_float32(outputs), index)
             if modulation is not None:
                 value, scores = value
@@ -254,6 +255,24 @@ def _groups(model: nn.Module, branches: dict[str, list[nn.Parameter]], settings:
     rates = dict.fromkeys(branches, settings.lr) | (settings.branch_lr or {})
     groups = [{"params": list(branches[name]), "branch": name, "initial_lr": rates[name]} for name in branches]
     return [*groups, {"params": rest, "branch": "", "initial_lr": settings.lr}]
+
+
+def _frozen(branches: dict[str, list[nn.Parameter]], settings: Settings) -> list[tuple[nn.Parameter, int]]:
+    """Parameters that wait, and for how many epochs; those that the model itself never trains are not among them."""
+    return [
+        (parameter, epochs)
+        for name, epochs in (settings.frozen or {}).items()
+        for parameter in branches[name]
+        if parameter.requires_grad
+    ]
+
+
+def _modulation(branches: dict[str, list[nn.Parameter]], settings: Settings) -> Modulation | None:
+    if settings.modulation is None:
+        return None
+    if settings.optimiser == "adagrad":
+        raise InputError("training: modulation: is made for the optimisers sgd, adam and adamw, not for adagrad")
+    return Modulation(branches, **settings.modulation, weight_decay=settings.weight_decay)
 
 
 def _of_branches(
