@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from histofuse.io import InputError
 from histofuse.models.layers import AttentionPooling
 from histofuse.models.registry import load_class
-from histofuse.models.t2t_vit import T2TViT
+from histofuse.models.t2t_checkpoint import t2t_encoder
 
 IMAGES = ("regions", "tiles")
 
@@ -39,7 +39,7 @@ class RegionEncoder(nn.Module):
         shape: (3, px, px).
         encoder: {"class": "module:Name", keywords of it}. The class makes vectors of images and has their width as
             `width` or, as in timm, `num_features` (for timm: class timm:create_model, num_classes 0). By default
-            T2T-ViT-14, whose other keywords can be given alone.
+            T2T-ViT-14, whose other keywords can be given alone; `checkpoint` is a file with its released weights.
         project: width of a linear layer after it; None for none.
         activate: whether a ReLU follows, as in Pathomic Fusion's feature layer.
     """
@@ -55,7 +55,7 @@ class RegionEncoder(nn.Module):
         keywords = dict(encoder or {})
         name = keywords.pop("class", None)
         if name is None:
-            self.encoder = T2TViT(**({"image_px": shape[-1], "num_classes": 0} | keywords))
+            self.encoder = t2t_encoder(**({"image_px": shape[-1]} | keywords))
         else:
             self.encoder = load_class(name)(**keywords)
         width = getattr(self.encoder, "width", getattr(self.encoder, "num_features", None))

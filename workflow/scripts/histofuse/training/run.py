@@ -93,9 +93,16 @@ def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> s
         sha.update(split.regions.index.to_csv().encode())
         for region in split.rows["region"]:
             sha.update(split.regions.sample(region))
-    if weights := entry.get("params", {}).get("checkpoint"):
-        sha.update(sha256(weights).encode())
+    for file in weights_in(entry.get("params", {})):
+        sha.update(sha256(file).encode())
     return sha.hexdigest()
+
+
+def weights_in(params: dict) -> list[str]:
+    """The files that parameters name as `checkpoint`, at whatever depth: weights that a model starts from."""
+    found = [[value] if key == "checkpoint" and value else [] for key, value in params.items()]
+    deeper = [weights_in(value) for value in params.values() if isinstance(value, dict)]
+    return sorted(set(sum(found + deeper, [])))
 
 
 def _fit_network(model_class, parameters, training, split, head, job):
