@@ -22,6 +22,7 @@ from histofuse.training.modulation import (
     ratios,
     risk_set_scores,
 )
+from histofuse.training.run import Job, run
 
 SHIFT_INVARIANT = ("softmax_sum", "lift", "log_mean")
 
@@ -415,3 +416,15 @@ def test_a_model_whose_output_is_no_sum_is_refused(split, tmp_path):
 
     with pytest.raises(InputError, match="modulation: the output of Product is no sum of branches"):
         train(split, tmp_path, Product)
+
+
+def test_a_run_is_modulated_as_its_entry_says(split, tmp_path):
+    class Model(Two):
+        def __init__(self, shapes, outputs):
+            super().__init__(outputs, shapes["genes"][0])
+
+    entry = {"training": {"epochs": 3, "lr": 0.05, "batch_size": 16, "modulation": {"rule": "lift"}}}
+    result = run(Model, entry, {"kind": "survival"}, split, Job(1, 0, 1, tmp_path / "c.pt", "d"))
+    assert {"rho_genomic", "k_image", "c_genomic", "gradient_image", "k_steps_genomic"} <= set(result.history)
+    assert len(result.predictions) == 80
+    assert np.isfinite(result.predictions["risk"]).all()
