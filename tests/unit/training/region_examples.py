@@ -28,13 +28,13 @@ def region_split(folder, n_cases=24, per_case=2, side=48, signal=True, **options
     risk = rng.normal(size=n_cases)
     case = np.repeat(np.arange(n_cases), per_case)
     pixels = 100 + rng.integers(0, 40, (len(case), side, side, 3))
-    pixels[..., 0] += np.clip(30 * risk[case] if signal else 0, -90, 90).astype(int)[:, None, None]
+    pixels[..., 0] += np.clip(40 * risk[case] if signal else 0, -90, 90).astype(int)[:, None, None]
     names = [f"TCGA-{k:02}" for k in case]
     settings = {"crop_px": 32, "stride_px": 16, "input_px": 32, "jitter": dict.fromkeys(("contrast", "hue"), 0.0)}
     store = RegionStore(*write_regions(folder, pixels.astype(np.uint8), names), **(settings | options))
     parts = np.where(case < n_cases * 2 // 3, "train", "test")
     rows = pd.DataFrame({"case_id": names, "part": parts, "region": np.arange(len(case))})
-    time = rng.exponential(np.exp(-2 * risk)) * 100
+    time = rng.exponential(np.exp(-3 * risk)) * 100
     event = (rng.random(n_cases) < 0.9).astype(np.int64)
     target = Target("survival", time[case], event[case], np.zeros(0, np.int64))
     return Split(rows, target, {}, regions=store)

@@ -20,7 +20,7 @@ class Head:
     """What ties a model's outputs to the task: how many there are, their loss, and the predictions they mean."""
 
     def __init__(self, train: Target, loss: dict, aggregate: dict[str, str] | None = None):
-        """`aggregate`: names of OF_CROPS and OF_ROWS under "crops" and "rows"; others than means for Cox's loss only."""
+        """`aggregate`: names of OF_CROPS and OF_ROWS under "crops" and "rows"; means, or with Cox's loss others."""
         self.kind, self.train = train.kind, train
         self.aggregate = {"crops": "mean", "rows": "mean"} | (aggregate or {})
         self.loss = dict(loss)

@@ -100,9 +100,8 @@ def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> s
 
 def weights_in(params: dict) -> list[str]:
     """The files that parameters name as `checkpoint`, at whatever depth: weights that a model starts from."""
-    found = [[value] if key == "checkpoint" and value else [] for key, value in params.items()]
-    deeper = [weights_in(value) for value in params.values() if isinstance(value, dict)]
-    return sorted(set(sum(found + deeper, [])))
+    found = {value for key, value in params.items() if key == "checkpoint" and value}
+    return sorted(found.union(*(weights_in(value) for value in params.values() if isinstance(value, dict))))
 
 
 def _fit_network(model_class, parameters, training, split, head, job):
