@@ -382,7 +382,9 @@ def test_branches_have_learning_rates_and_can_wait(split, tmp_path):
     assert not torch.allclose(model.genes.weight, start.genes.weight)
     waited, _ = train(split, tmp_path, name="2.pt", modulation=None, frozen={"genomic": 4})
     torch.testing.assert_close(waited.genes.weight, start.genes.weight)
-    later, _ = train(split, tmp_path, name="3.pt", frozen={"genomic": 2})
+    by_gradient = {"modulation": {"apply": "gradient"}, "weight_decay": 0.1}
+    later, history = train(split, tmp_path, name="3.pt", frozen={"genomic": 2}, **by_gradient)
+    assert (history["gradient_genomic"] > 0).tolist() == [False, False, True, True]
     assert not torch.allclose(later.genes.weight, start.genes.weight)
     sparse, _ = train(split, tmp_path, name="4.pt", l1=1.0, l1_branch="image", modulation=None)
     assert sparse.image.weight.norm() < 0.5 * start.image.weight.norm()

@@ -43,67 +43,26 @@ class Head:
         }[self.name]
 
     def torch_loss(self, split: Split, rule: str | None = None):
-        """(outputs, row numbers) → scalar, with the targets already on the model's device.
+        """The objective of a run, with the targets already on the model's device; see `training.objective`.
 
-        With the rule of a modulation (see `training.modulation`) the outputs are an `Output` of two parts, and the
-        result is (scalar, scores [2]): under Cox's loss from the parts' own risk sets, otherwise from the chance that
-        each part alone gives to what was seen.
+        rule: of its modulation. Raises InputError for one that the loss has no risk sets for.
         """
-        import torch
-
-        from histofuse.models.output import total_of
-        from histofuse.training import losses
+        from histofuse.training import objective
         from histofuse.training.loop import choose_device
-        from histofuse.training.modulation import CLASS_RULES, likelihood_scores, risk_set_scores
+        from histofuse.training.losses import class_weights
+        from histofuse.training.modulation import CLASS_RULES
 
         device, target = choose_device(), split.target
-        if rule is not None and self.name != "cox" and rule not in CLASS_RULES:
+        if self.name == "cox":
+            return objective.cox(target, device, rule, **self.loss)
+        if rule is not None and rule not in CLASS_RULES:
             raise InputError(
                 f"training: modulation: rule: {rule!r} needs the risk sets of Cox's loss; "
                 f"with {self.name} choose {' or '.join(CLASS_RULES)}"
             )
-        if self.name == "cox":
-            time, event = torch.from_numpy(target.time).to(device), torch.from_numpy(target.event).to(device)
-
-            def cox(outputs, rows):
-                at, died = time[rows], event[rows]
-                if rule is None:
-                    return losses.cox_loss(total_of(outputs).squeeze(-1), at, died, **self.loss)
-                parts = [part.detach() for part in outputs.parts.values()]
-                stacked = torch.stack([outputs.total, *parts]).squeeze(-1)
-                log_risk = losses.log_at_risk(stacked, at)
-                value = losses.cox_loss_at(stacked[0], log_risk[0], at, died, **self.loss)
-                return value, risk_set_scores(rule, stacked[1:], log_risk[1:], at, died)
-
-            return cox
         if self.name == "discrete":
-            interval = torch.from_numpy(to_interval(target.time, self.cuts)).to(device)
-            event = torch.from_numpy(target.event).to(device)
-
-            def log_likelihood(outputs, rows):
-                return losses.discrete_log_likelihood(outputs, interval[rows], event[rows])
-
-            def loss(outputs, rows):
-                return losses.discrete_survival_loss(outputs, interval[rows], event[rows])
-        else:
-            label = torch.from_numpy(target.label).to(device)
-            weight = torch.tensor(losses.class_weights(self.train.label, self.train.classes), dtype=torch.float32)
-            weight = weight.to(device)
-
-            def log_likelihood(outputs, rows):
-                return losses.class_log_likelihood(outputs, label[rows])
-
-            def loss(outputs, rows):
-                return losses.cross_entropy(outputs, label[rows], weight)
-
-        def with_scores(outputs, rows):
-            value = loss(total_of(outputs), rows)
-            if rule is None:
-                return value
-            parts = [log_likelihood(part.detach(), rows) for part in outputs.parts.values()]
-            return value, likelihood_scores(rule, torch.stack(parts))
-
-        return with_scores
+            return objective.discrete(target, to_interval(target.time, self.cuts), device, rule)
+        return objective.classes(target, class_weights(self.train.label, self.train.classes), device, rule)
 
     def criterion(self, split: Split):
         """(outputs of the validation part, row numbers) → Harrell C or macro AUC, the larger the better.

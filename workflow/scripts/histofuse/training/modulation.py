@@ -133,21 +133,24 @@ class Modulation:
     def before_step(self, scores: Tensor) -> None:
         """Decay the weights, and modulate by the step's scores [2]; gradients are there, clipped. No host sync."""
         rho, k = self._coefficients(scores)
-        norms = [nn.utils.get_total_norm(self._gradients(name)) for name in self.names]
+        gradients = [self._gradients(name) for name in self.names]
+        norms = [
+            nn.utils.get_total_norm(of_branch) if of_branch else torch.zeros_like(rho[0]) for of_branch in gradients
+        ]
         self.steps.append(torch.stack([rho, k, torch.stack(norms).to(k)]))
         for group, rate in zip(self.optimiser.param_groups, self.rates):
             if self.weight_decay:
-                trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-                torch._foreach_mul_(trained, 1 - rate * self.weight_decay)
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter *= 1 - rate * self.weight_decay
             if self.active and self.apply == "learning_rate" and group["branch"] in self.names:
                 group["lr"] = rate * k[self.names.index(group["branch"])]
-        for name, coefficient in zip(self.names, k if self.active else ()):
-            gradients = self._gradients(name)
-            spread = [gradient.std(correction=0) for gradient in gradients] if self.noise else []
-            if self.apply == "gradient":
-                torch._foreach_mul_(gradients, coefficient)
-            for gradient, sd in zip(gradients, spread):
-                gradient += sd * torch.randn_like(gradient)
+        for of_branch, coefficient in zip(gradients, k if self.active else ()):
+            for gradient in of_branch:
+                noise = gradient.std(correction=0) * torch.randn_like(gradient) if self.noise else 0
+                if self.apply == "gradient":
+                    gradient *= coefficient
+                gradient += noise
 
     def end_epoch(self) -> dict[str, float | list[float]]:
         """What the epoch's steps were, by branch.
