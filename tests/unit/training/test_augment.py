@@ -147,3 +147,21 @@ def test_without_augmentation_only_the_crop_is_random(tmp_path):
 def test_crops_must_be_drawn_first(store):
     with pytest.raises(RuntimeError, match="draw an epoch's crops before"):
         RegionImages(store, np.arange(5), CPU).random_crops(np.array([0]), torch.tensor([0]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [False, True])
+def test_on_a_gpu_the_same_images_without_waiting(store, resident):
+    device, rows = torch.device("cuda"), np.array([3, 0, 4])
+    on = {where: RegionImages(store, np.arange(5), where, resident) for where in (CPU, device)}
+    made = {}
+    for where, images in on.items():
+        index = torch.from_numpy(rows).to(where)
+        images.draw(0, 2)
+        images.random_crops(rows, index)  # the first call may wait, for memory and kernels
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        made[where] = (images.random_crops(rows, index), images.fixed_crops(rows, index))
+        torch.cuda.set_sync_debug_mode(mode)
+    for ours, naive in zip(made[device], made[CPU]):
+        torch.testing.assert_close(ours.cpu(), naive, atol=2 / 255 / 0.225, rtol=0)

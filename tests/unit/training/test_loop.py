@@ -100,6 +100,7 @@ def test_learning_rates():
     cosine = Settings(epochs=10, lr=1, schedule="cosine")
     assert [cosine.lr_factor(e) for e in (0, 5)] == pytest.approx([1, 0.5])
     assert Settings(epochs=3, lr=1, schedule="constant").lr_factor(2) == 1
+    assert Settings(epochs=3, lr=1, schedule="exponential", decay=0.9).lr_factor(2) == pytest.approx(0.81)
 
 
 def test_the_test_part_has_no_influence(split, tmp_path):
