@@ -36,7 +36,7 @@ STAIN = {"method": "none", "target": "default", "pixels": 20_000, "seed": 0, "fa
 
 
 @pytest.fixture
-def cutting(settings):
+def cutting():
     """Settings of regions so small that a slide of 1024 px holds several."""
     return {
         "mpp": 0.5,
@@ -45,10 +45,7 @@ def cutting(settings):
         "crop_px": 128,
         "stride_px": 64,
         "min_tissue": 0.9,
-        "quality": settings.get(
-            "quality", {"max_blurred": 0.5, "max_pen": 0.1, "max_fold": 0.5, "max_black": 0.1, "sharpness": 10.0}
-        )
-        | {"max_blurred": 1.0},
+        "quality": {"max_blurred": 1.0},
         "stain": STAIN,
         "mpp_overrides": {},
     }
@@ -369,7 +366,7 @@ def test_a_region_that_is_an_image(cutting, tmp_path):
     np.testing.assert_array_equal(pixels_of(tmp_path / "out", "A_1", 256)[0], image)
 
 
-def test_real_regions(settings, cutting, tmp_path):
+def test_real_regions(cutting, tmp_path):
     paths = sorted(PNGS.glob("*.png"))
     if not paths:
         pytest.skip(f"Pathomic Fusion's example regions are not at {PNGS}")
