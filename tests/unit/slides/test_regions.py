@@ -336,6 +336,7 @@ def test_bad_slides_are_set_aside_with_reasons(write_slide, cutting, tmp_path):
     for name, reason in {"glass": "tissue", "silent": "no magnification", "small": "smaller than a region"}.items():
         assert reason in slides.loc[name, "reason"]
     assert len(slides.loc["page", "reason"]) > 10
+    assert (slides.loc["glass", "width"], slides.loc["glass", "tissue_fraction"]) == (1024, 0)
     assert set(regions["slide_id"]) == {"good"}
     (tmp_path / "t.csv").write_text("slide_id,x,y\ngood,900,0\n")
     slides, _ = cut(receipt, cutting | {"from": str(tmp_path / "t.csv")}, tmp_path / "given")

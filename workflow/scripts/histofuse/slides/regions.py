@@ -84,11 +84,14 @@ def cut_regions(receipt: pd.DataFrame, settings: dict, directory: Path) -> tuple
                 continue
             override = settings["mpp_overrides"].get(slide_id) or _number(mpp)
             with open_slide(path, override) as slide:
-                about, regions = cut_slide(slide, slide_id, settings, places, directory)
+                row |= {"width": slide.width, "height": slide.height, "mpp": slide.mpp}
+                view = survey(slide, settings["quality"])
+                row |= slide_quality(view)
+                stains, regions = cut_slide(view, slide, slide_id, settings, places, directory)
         except SlideError as error:
             rows.append(row | {"reason": str(error), "stain": "", "stain_reason": ""})
             continue
-        rows.append(row | about | {"status": "used", "n_regions": len(regions)})
+        rows.append(row | stains | {"status": "used", "n_regions": len(regions)})
         frames.append(regions.assign(slide_id=slide_id, case_id=case_id))
     regions = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(REGION_COLUMNS))
     return (
@@ -98,13 +101,12 @@ def cut_regions(receipt: pd.DataFrame, settings: dict, directory: Path) -> tuple
 
 
 def cut_slide(
-    slide: Slide, slide_id: str, settings: dict, places: pd.DataFrame | None, directory: Path
+    view: Survey, slide: Slide, slide_id: str, settings: dict, places: pd.DataFrame | None, directory: Path
 ) -> tuple[dict, pd.DataFrame]:
-    """Cut one slide's regions and write its files (see `cut_regions`); returns what its row says, and the regions.
+    """Cut one slide's regions and write its files (see `cut_regions`); returns STAIN_COLUMNS, and the regions.
 
     `places`: `x, y, side` where a table gives them, else None. Raises SlideError.
     """
-    view = survey(slide, settings["quality"])
     if places is None:
         regions = choose_regions(view, slide, settings)
     else:
@@ -123,8 +125,7 @@ def cut_slide(
         picture(view, corners, regions["side"].iloc[0] * slide.mpp / view.mpp).save(temporary)
     with atomic(directory / f"{slide_id}.thumbnail.jpg") as temporary:
         Image.fromarray(view.thumbnail).save(temporary)
-    size = {"width": slide.width, "height": slide.height, "mpp": slide.mpp}
-    return size | slide_quality(view) | stain_columns(stains, reason), regions
+    return stain_columns(stains, reason), regions
 
 
 def choose_regions(view: Survey, slide: Slide, settings: dict) -> pd.DataFrame:
