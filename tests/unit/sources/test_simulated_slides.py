@@ -15,7 +15,8 @@ from histofuse.sources.simulated.slides import Look, blank, render
 from histofuse.sources.simulated.svs import write_svs
 from histofuse.sources.simulated.write import DAMAGES, damaged_slides
 
-PLAIN = {"nuclei": 1700.0, "pleomorphism": 0.5, "infiltrated": 0.1, "necrotic": 0.0, "codel": False}
+PLAIN = {"nuclei": 1700.0, "pleomorphism": 0.5, "grain": 0.3, "infiltrated": 0.1, "necrotic": 0.0, "nesting": 0.5}
+PLAIN |= {"codel": False}
 
 
 def optical_density(image: np.ndarray) -> np.ndarray:
