@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import imagecodecs
 import numpy as np
 import openslide
@@ -24,7 +25,8 @@ ROUNDS = 5
 LIMIT_MB = 2000
 LIBRARY = Path(__file__).parents[2] / "workflow/scripts"
 READ_ALL = """
-import resource, sys, time
+import sys, time
+from pathlib import Path
 import numpy as np
 from histofuse.slides.reader import open_slide
 
@@ -39,7 +41,8 @@ with open_slide(sys.argv[1], 0.5) as slide:
     for _ in slide.tiles(coords, 224, 0.5):
         pass
     print("tiles", time.process_time() - start)
-print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print("memory", int(status["VmHWM"].split()[0]) / 1e3)
 """
 
 
@@ -96,7 +99,8 @@ def test_tiles_against_openslide_and_bare_decoding(large, half):
         region = pyvips.Region.new(image)
         for x, y in coords.tolist():
             pixels = np.frombuffer(region.fetch(x, y, side, side), np.uint8).reshape(side, side, -1)
-            assert pixels.shape[2] >= 3
+            if half:
+                cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
     def bare():
         for data in compressed:
@@ -110,13 +114,14 @@ def test_tiles_against_openslide_and_bare_decoding(large, half):
     rate, loops, vips, limit = rates(len(coords), ours, by_openslide, by_vips, bare)
     print(
         f"\n{len(coords)} tiles, {'half' if half else 'native'} resolution: {rate:.0f} tiles/s; OpenSlide {loops:.0f} "
-        f"({rate / loops:.1f} ×), pyvips random{' without reducing' if half else ''} {vips:.0f} ({rate / vips:.1f} ×), "
+        f"({rate / loops:.1f} ×), pyvips random {vips:.0f} ({rate / vips:.1f} ×), "
         f"bare decoding {limit:.0f} ({rate / limit:.0%})"
     )
     assert rate >= 3 * loops
     assert rate >= 0.6 * limit
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is asked of Linux")
 @pytest.mark.parametrize("name", ["large.svs", "plain.jpg"])
 def test_memory_and_time_of_a_gigapixel(tmp_path, name):
     """A whole slide of 1.07 gigapixels as tiles, and a plain JPEG of 971 megapixels: no reading of it as a whole."""
