@@ -14,11 +14,13 @@ from histofuse.slides.tissue import disk, without_small
 # Glass is at least this bright and at most this coloured (grey levels); without any, white is taken to be this.
 GLASS_LEVEL, GLASS_CHROMA, WHITE = 220, 20, 245
 GLASS_SHARE = 0.001
-# Red ink hardly absorbs red: at most this much of what it absorbs of green.
-RED_INK = 0.4
-# Over tissue, ink's ratios of density shrink by this; such colours count beside unmistakable ink only, where they are
-# darker than tissue or let blue through as no tissue does (B/R). Red ink is so dense that its limit shrinks at once.
-OVER_TISSUE, RED_OVER_TISSUE, COLD_INK = 0.85, 0.875, 0.45
+# Red ink hardly absorbs red, and blue and green ink absorb less blue than red: at most these shares.
+RED_INK, COLD_INK = 0.4, 0.45
+# Where ink lies over tissue its ratios of density shrink. They may shrink to DENSE where the density is beyond that of
+# tissue, and to BESIDE within so many µm of unmistakable ink, where the colour is one that the rest of the slide lacks.
+DENSE, BESIDE, BESIDE_UM = 0.875, 0.85, 500.0
+# That colour is B/R below this share of the rest's first percentile, and below this in any case.
+COLDER, COLDEST = 0.9, 0.7
 # Densities of folds are compared over this, so that nuclei do not count; with the tissue of this neighbourhood.
 FOLD_SMOOTHING_UM, FOLD_NEIGHBOURHOOD_UM = 40.0, 1000.0
 # Typical of a slide is this quantile, because tissue with gaps looks thin. Both stains absorb green and blue about
@@ -54,10 +56,12 @@ def find_ink(density: np.ndarray, mpp: float, thresholds: dict) -> np.ndarray:
     """
     red, green, blue = cv2.split(cv2.blur(density, (3, 3)))
     darkest, palest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    red_ink = np.where(green > thresholds["ink_red_density"], RED_OVER_TISSUE, 1) * thresholds["ink_red"]
+    dense = thresholds["ink_dense"]
+    red_ink = np.where(green > dense, DENSE, 1) * thresholds["ink_red"]
+    cold_ink = np.where((red > dense) & (blue < COLD_INK * red), DENSE, 1) * thresholds["ink_blue_green"]
 
     def coloured(part: float) -> np.ndarray:
-        cold = red > part * thresholds["ink_blue_green"] * green
+        cold = red > part * cold_ink * green
         warm = (blue > part * red_ink * green) & (red < RED_INK * green)
         grey = (palest > part * thresholds["ink_black"] * darkest) & (palest > thresholds["ink_black_density"])
         return (cold | warm | grey) & (darkest > thresholds["ink_density"])
@@ -69,8 +73,11 @@ def find_ink(density: np.ndarray, mpp: float, thresholds: dict) -> np.ndarray:
     if not strokes.any():
         return strokes
     strokes |= ink & (cv2.dilate(strokes.astype(np.uint8), nib) > 0)
-    beyond_tissue = (darkest > thresholds["ink_over_tissue_density"]) | (blue < COLD_INK * red)
-    return _grown(strokes, coloured(OVER_TISSUE) & beyond_tissue)
+    near = cv2.distanceTransform((~strokes).astype(np.uint8), cv2.DIST_L2, 3) <= BESIDE_UM / mpp
+    rest = (darkest > thresholds["ink_density"]) & ~near
+    colder = COLDER * np.quantile(blue[rest] / np.maximum(red[rest], 1e-3), 0.01) if rest.any() else COLD_INK
+    unlike = (darkest > dense) | (blue < min(colder, COLDEST) * red)
+    return _grown(strokes, coloured(BESIDE) & unlike & near)
 
 
 def find_folds(density: np.ndarray, tissue: np.ndarray, mpp: float, thresholds: dict) -> np.ndarray:

@@ -28,11 +28,10 @@ QUALITY = {
     "ink_blue_green": 1.0,
     "ink_red": 0.8,
     "ink_black": 0.8,
-    # Least optical densities (natural logarithm) of ink, of black ink, and of tissue under ink.
+    # Least optical densities (natural logarithm) of ink, of black ink, and of what is darker than tissue.
     "ink_density": 0.3,
     "ink_black_density": 1.0,
-    "ink_red_density": 1.2,
-    "ink_over_tissue_density": 1.4,
+    "ink_dense": 1.4,
     # Least width of a stroke, and how far beyond it nothing counts as tissue, in µm.
     "ink_width_um": 40.0,
     "ink_margin_um": 32.0,
@@ -90,9 +89,7 @@ def survey(slide: Slide, thresholds: dict) -> Survey:
     pen = find_ink(density, MASK_MPP, thresholds) & ~black
     off = (cv2.dilate(pen.astype(np.uint8), disk(thresholds["ink_margin_um"] / MASK_MPP)) > 0) if pen.any() else pen
     off = off | black
-    # Without ink, so that its colours have no part in the choice of the mask's threshold.
-    plain = np.where(off[..., None], np.uint8(255), thumbnail) if off.any() else thumbnail
-    tissue = tissue_mask(plain, MASK_MPP) & ~off
+    tissue = tissue_mask(thumbnail, MASK_MPP, off)
     if fine is not None:
         gaps = find_gaps(thumbnail, (fine + middle == 0) & ~black, tissue, MASK_MPP)
         black, tissue = black | gaps, tissue & ~gaps

@@ -14,7 +14,7 @@ CLOSING_UM = 16.0
 MIN_AREA_UM2 = 25_000.0
 
 
-def tissue_mask(image: np.ndarray, mpp: float) -> np.ndarray:
+def tissue_mask(image: np.ndarray, mpp: float, without: np.ndarray | None = None) -> np.ndarray:
     """True where there is tissue.
 
     Chroma (largest minus smallest of R, G and B) is high in haematoxylin and eosin alike and low on glass, in
@@ -22,17 +22,20 @@ def tissue_mask(image: np.ndarray, mpp: float) -> np.ndarray:
     (within fixed limits), gaps below 32 µm are closed, and pieces and holes smaller than about two 112 µm
     tiles are removed.
 
-    Parameters: `image` uint8 [height, width, 3]; `mpp` its µm per pixel. Returns bool [height, width].
+    Parameters: `image` uint8 [height, width, 3]; `mpp` its µm per pixel; `without` bool [height, width], what is no
+    tissue whatever its colour (ink), and has no part in the threshold. Returns bool [height, width].
     """
     chroma = np.maximum.reduce([*cv2.split(image)]) - np.minimum.reduce([*cv2.split(image)])
     chroma = cv2.blur(chroma.astype(np.float32), (3, 3), borderType=cv2.BORDER_REPLICATE)
-    threshold = np.clip(otsu_threshold(chroma), *CHROMA_LIMITS)
+    if without is not None:
+        chroma[without] = 0
+    threshold = np.clip(otsu_threshold(chroma if without is None else chroma[~without]), *CHROMA_LIMITS)
     # OpenCV's rim neither adds to a dilation nor takes from an erosion, so tissue may run off the image.
     mask = cv2.morphologyEx((chroma > threshold).astype(np.uint8), cv2.MORPH_CLOSE, disk(CLOSING_UM / mpp)) > 0
 
     smallest = MIN_AREA_UM2 / mpp**2
-    mask = without_small(mask, smallest)
-    return ~without_small(~mask, smallest)
+    mask = ~without_small(~without_small(mask, smallest), smallest)
+    return mask if without is None else mask & ~without
 
 
 def otsu_threshold(values: np.ndarray) -> float:
