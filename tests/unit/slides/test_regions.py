@@ -333,7 +333,11 @@ def test_bad_slides_are_set_aside_with_reasons(write_slide, cutting, tmp_path):
     slides, regions = cut(receipt, cutting, tmp_path / "out")
     slides = slides.set_index("slide_id")
     assert slides["status"].to_dict() == dict.fromkeys(slides.index, "excluded") | {"good": "used"}
-    for name, reason in {"glass": "tissue", "silent": "no magnification", "small": "smaller than a region"}.items():
+    for name, reason in {
+        "glass": "no tissue found",
+        "silent": "no magnification",
+        "small": "smaller than a region",
+    }.items():
         assert reason in slides.loc[name, "reason"]
     assert len(slides.loc["page", "reason"]) > 10
     assert (slides.loc["glass", "width"], slides.loc["glass", "tissue_fraction"]) == (1024, 0)
@@ -452,10 +456,8 @@ def test_features_of_crops(batches, cutting, settings, encoder, tmp_path):
 
 def test_an_encoder_that_gives_no_numbers(batches, cutting, settings, tmp_path):
     class Broken:
-        batch = 16
-
-        def encode(self, tiles):
-            return np.full((len(tiles), 4), np.nan, np.float32)
+        def encode_all(self, batches):
+            return np.full((sum(map(len, batches)), 4), np.nan, np.float32), 1.0
 
     slides = encode_regions(batches[0], cutting, settings, Broken(), tmp_path / "out")
     assert slides.loc[0, ["status", "reason", "n_tiles"]].tolist() == [

@@ -24,7 +24,7 @@ STEP = 4
 # A slide within this of a region's size is a region that somebody has cut out.
 SAME_SIZE = 0.01
 # Squares whose pixels tell a slide's stains, wherever its regions lie.
-STAIN_TILE = {"tile_px": 224, "min_tissue": 0.5, "max_tiles": 2500}
+STAIN_TILE = {"tile_px": 224, "min_tissue": 0.5}
 PREVIEW_PX = 256
 COPY_BYTES = 1 << 24
 SLIDE_COLUMNS = {
@@ -139,6 +139,8 @@ def choose_regions(view: Survey, slide: Slide, settings: dict) -> pd.DataFrame:
     side = slide.footprint(settings["side_px"], settings["mpp"])
     if max(abs(slide.width / side - 1), abs(slide.height / side - 1)) <= SAME_SIZE:
         return _measured(view, slide, pd.DataFrame({"x": [0], "y": [0], "side": [side]}), settings)
+    if not view.tissue.any():
+        raise SlideError("no tissue found")
     if side > min(slide.width, slide.height):
         raise SlideError(f"smaller than a region: {slide.width} × {slide.height} px, a region takes {side} px")
     step = max(1, side // STEP)
@@ -199,6 +201,7 @@ def previews(slides: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     number = index.groupby("slide_id").cumcount() + 1
     names = [_label(slide_id, k) for slide_id, k in zip(index["slide_id"], number, strict=True)]
     shown = pd.DataFrame({"slide_id": names, "status": "used", "reason": "", "directory": folder})
+    shown = shown.assign(**{f"{what}_fraction": index[what] for what in ("blurred", "fold", "pen", "black")})
     return pd.concat([shown, excluded[list(shown)]]).sort_values("slide_id", ignore_index=True)
 
 
