@@ -40,7 +40,8 @@ QUANTILE_PIXELS = 100_000
 
 def densities(image: np.ndarray) -> np.ndarray:
     """Optical density (natural logarithm) relative to glass, at least 0: float32 [height, width, 3] of uint8 RGB."""
-    low, high = image.min(axis=2), image.max(axis=2)
+    channels = cv2.split(image)
+    low, high = np.minimum.reduce(channels), np.maximum.reduce(channels)
     glass = image[(low >= GLASS_LEVEL) & (high - low <= GLASS_CHROMA)]
     white = np.median(glass, axis=0) if len(glass) > GLASS_SHARE * low.size else np.full(3, WHITE)
     levels = np.maximum(np.arange(256, dtype=np.float32), 1)[:, None]
@@ -89,23 +90,30 @@ def find_folds(density: np.ndarray, tissue: np.ndarray, mpp: float, thresholds: 
     Parameters: `density` as `densities` gives it, `tissue` bool, both [height, width] at `mpp` µm per pixel;
     `thresholds` as `quality.QUALITY`. Returns bool [height, width].
     """
-    folds, plain = np.zeros_like(tissue), tissue
+    # At half the resolution, which is finer than what is compared.
+    small = -(-tissue.shape[1] // 2), -(-tissue.shape[0] // 2)
+    everything, mpp = tissue, 2 * mpp
+    tissue = cv2.resize(tissue.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST) > 0
+    density = cv2.resize(density, small, interpolation=cv2.INTER_AREA)
     size = _odd(FOLD_SMOOTHING_UM / mpp)
     smooth = _local_mean(density, tissue, size)
+    plain = tissue
     # Twice, because folds raise the density of their surroundings at first.
     for _ in range(2):
         if not plain.any():
-            return folds
+            return np.zeros_like(everything)
         typical = np.quantile(smooth[plain][:: int(plain.sum()) // QUANTILE_PIXELS + 1], TYPICAL, axis=0)
         around = _local_mean(smooth, plain, _odd(FOLD_NEIGHBOURHOOD_UM / mpp))
         around = np.maximum(np.maximum(around, typical.astype(np.float32) * SLIDE_WIDE), 1e-3)
-        ratio = (smooth / around * LEEWAY).min(axis=2)
+        ratio = np.minimum.reduce(cv2.split(smooth / around * LEEWAY))
         folds = tissue & (ratio > thresholds["fold_density"])
         plain = tissue & ~folds
     edge = 1 + FOLD_EDGE * (thresholds["fold_density"] - 1)
     folds = _grown(folds, tissue & (ratio > edge)).astype(np.uint8)
     folds = cv2.morphologyEx(folds, cv2.MORPH_CLOSE, disk(size / 2))
-    return _elongated(folds, FOLD_AREA_UM2 / mpp**2, thresholds["fold_elongation"]) & tissue
+    folds = _elongated(folds, FOLD_AREA_UM2 / mpp**2, thresholds["fold_elongation"])
+    large = folds.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    return everything & (large[: everything.shape[0], : everything.shape[1]] > 0)
 
 
 def find_gaps(image: np.ndarray, flat: np.ndarray, tissue: np.ndarray, mpp: float) -> np.ndarray:
@@ -130,12 +138,14 @@ def find_gaps(image: np.ndarray, flat: np.ndarray, tissue: np.ndarray, mpp: floa
 
 
 def _share_around(mask: np.ndarray, left: int, top: int, right: int, bottom: int) -> float:
-    """Share of a mask in a frame around a box, two pixels wide, past the pixels that lie half in the box."""
-    window = mask[max(top - 3, 0) : bottom + 3, max(left - 3, 0) : right + 3]
-    frame = np.ones_like(window)
-    y, x = min(top, 3), min(left, 3)
-    frame[max(y - 1, 0) : y + bottom - top + 1, max(x - 1, 0) : x + right - left + 1] = False
-    return float(window[frame].mean()) if frame.any() else 0.0
+    """Share of a mask in a frame around a box, two pixels wide, past the pixels that lie half in the box.
+
+    What of the frame lies off the image counts as not masked: glass at the slide's border is no gap.
+    """
+    outer = mask[max(top - 3, 0) : bottom + 3, max(left - 3, 0) : right + 3].sum()
+    inner = mask[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1].sum()
+    width, height = right - left, bottom - top
+    return float((outer - inner) / ((width + 6) * (height + 6) - (width + 2) * (height + 2)))
 
 
 def _grown(seeds: np.ndarray, reach: np.ndarray) -> np.ndarray:
@@ -157,7 +167,7 @@ def _local_mean(values: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def _elongated(mask: np.ndarray, smallest: float, elongation: float) -> np.ndarray:
-    """Pieces of at least `smallest` pixels whose area is at least `elongation` times their greatest width squared."""
+    """Pieces of at least `smallest` pixels whose area is at least `elongation` times their mean width squared."""
     n_pieces, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     area = stats[:, cv2.CC_STAT_AREA]
@@ -165,7 +175,8 @@ def _elongated(mask: np.ndarray, smallest: float, elongation: float) -> np.ndarr
     for piece in 1 + np.nonzero(area[1:] >= smallest)[0]:
         left, top, width, height, _ = stats[piece]
         box = np.s_[top : top + height, left : left + width]
-        across = 4 * depth[box][labels[box] == piece].mean()
+        # A strip's pixels lie a quarter of its width from its border on average, counted from their centres.
+        across = 4 * (depth[box][labels[box] == piece].mean() - 0.5)
         keep[piece] = area[piece] >= elongation * across**2
     return keep[labels]
 

@@ -82,7 +82,7 @@ def survey(slide: Slide, thresholds: dict) -> Survey:
     """
     thresholds = QUALITY | thresholds
     thumbnail, fine, middle = _look(slide)
-    black = thumbnail.max(axis=2) <= thresholds["black_level"]
+    black = np.maximum.reduce(cv2.split(thumbnail)) <= thresholds["black_level"]
     if black.any():
         black = cv2.dilate(black.astype(np.uint8), disk(1)) > 0
     density = densities(thumbnail)
