@@ -148,7 +148,7 @@ def test_a_slide_with_ink_beside_its_tissue_keeps_the_tissue(ink):
     view, share = inked("sim0", INKS[ink], [(0.03, 0.05), (0.03, 0.95)])
     far = away_from(share)
     assert view.pen[share > 0.9].mean() > 0.95
-    assert (view.tissue ^ clean("sim0").tissue)[far].mean() < 0.001
+    assert (view.tissue ^ clean("sim0").tissue)[far].mean() < 0.005
 
 
 def test_thin_dark_lines_are_no_ink():

@@ -26,9 +26,9 @@ def tissue_mask(image: np.ndarray, mpp: float, without: np.ndarray | None = None
     tissue whatever its colour (ink), and has no part in the threshold. Returns bool [height, width].
     """
     chroma = np.maximum.reduce([*cv2.split(image)]) - np.minimum.reduce([*cv2.split(image)])
-    chroma = cv2.blur(chroma.astype(np.float32), (3, 3), borderType=cv2.BORDER_REPLICATE)
     if without is not None:
         chroma[without] = 0
+    chroma = cv2.blur(chroma.astype(np.float32), (3, 3), borderType=cv2.BORDER_REPLICATE)
     threshold = np.clip(otsu_threshold(chroma if without is None else chroma[~without]), *CHROMA_LIMITS)
     # OpenCV's rim neither adds to a dilation nor takes from an erosion, so tissue may run off the image.
     mask = cv2.morphologyEx((chroma > threshold).astype(np.uint8), cv2.MORPH_CLOSE, disk(CLOSING_UM / mpp)) > 0
