@@ -1,7 +1,7 @@
 """Ink, folds and missing parts of a slide, told from tissue by their colour, density and shape on a thumbnail.
 
-Haematoxylin and eosin both absorb green most. In optical density relative to glass, tissue therefore has
-R/G < 1 and B/G < 0.85 whatever the scanner, and ink is what lies beyond that.
+Haematoxylin and eosin both absorb green most. In optical density relative to glass, and over 8 µm, tissue therefore
+has R/G < 1 and, where it is red, B/G < 0.75; ink is what lies beyond that.
 """
 
 from __future__ import annotations
