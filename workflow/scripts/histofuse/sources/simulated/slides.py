@@ -16,9 +16,10 @@ TUMOUR_NUCLEI_EFFECT = 0.5  # change of the log density by one unit of the tumou
 LYMPHOCYTES = 6000.0  # per mm² of infiltrated tissue
 INFILTRATED = (0.02, 0.42, 1.5, 0.0)  # share of tissue: base, rise, slope, middle of the sigmoid
 NECROTIC = (0.0, 0.34, 1.5, 0.7)
-# One sign at either magnification. Averaging over 1 µm removes the grain of the chromatin (the tumour's), and a tile of
-# 112 µm hardly holds one of the nests that tumour cells form between pale strands (the microenvironment's).
+# One sign at either magnification. Averaging over 1 µm removes most grain of chromatin and matrix (the tumour's),
+# and a tile of 112 µm hardly holds one of the nests that tumour cells form between strands (the microenvironment's).
 GRAIN = (0.0, 0.7, 1.5, 0.0)  # standard deviation of a nucleus's haematoxylin, as a share of its mean
+MATRIX_GRAIN = (0.03, 0.07)  # sd of the eosin: without grain, and more of it per unit
 NESTING = (0.0, 1.6, 1.5, 0.0)  # of log density, from strand to nest
 NEST_PITCH = (75.0, 90.0)  # µm from nest to nest
 STRAND_EOSIN = 0.4  # of strands against nests, per unit of nesting
@@ -69,15 +70,18 @@ def render(look: Look, width: int, rng: np.random.Generator) -> np.ndarray:
     tissue = outline > 0
     necrosis = _patches(tissue, look.necrotic, 7, rng)
     infiltrate = _patches(tissue & (necrosis < 0), look.infiltrated, 12, rng)
-
     nests = _nests(coarse, rng)
 
     patch = noise("patch", shape, rng)
     alive = np.clip(0.5 - enlarge(necrosis, shape) * 6 + 0.25 * patch, 0, 1)
-    eosin = 0.47 + 0.05 * noise("fibril", shape, rng) + 0.05 * patch + 0.05 * noise("broad", shape, rng)
-    eosin += 0.06 * noise("grain", shape, rng)
-    eosin += STRAND_EOSIN * look.nesting * enlarge(_strands(nests), shape)
-    eosin *= 1 - np.clip(1.3 * noise("vacuole", shape, rng) - 1.6, 0, 0.8)
+    eosin = 0.05 * patch + enlarge(0.47 + STRAND_EOSIN * look.nesting * _strands(nests), shape)
+    for name, amplitude in (
+        ("fibril", 0.05),
+        ("broad", 0.05),
+        ("grain", MATRIX_GRAIN[0] + MATRIX_GRAIN[1] * look.grain),
+    ):
+        eosin += noise(name, shape, rng, amplitude)
+    eosin *= noise("vacuole", shape, rng)
     eosin *= 0.6 + 0.4 * alive
     blue = 0.05 + 0.015 * patch + 0.03 * (1 - alive)
 
