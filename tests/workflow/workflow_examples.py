@@ -31,7 +31,8 @@ cohorts:
     files_per_job: {slide: 24}
   tiny_ivygap:
     source: simulated
-    simulated: {study: ivygap, cases: 16, seed: 8, genes: 193, broken_slides: 0}
+    simulated: {study: ivygap, cases: 16, seed: 8, genes: 193, slide_pixels: 768, slides_per_case: 1, broken_slides: 0}
+    files_per_job: {slide: 16}
   tiny_meta: {label: Tiny glioma of two cohorts, source: meta, cohorts: [tiny, tiny_ivygap]}
 atlases:
   tiny_cells: {source: simulated, simulated: {cells_per_type: 12, donors: 4, genes: 193, seed: 7}, held_out: 0.25}
@@ -47,9 +48,12 @@ embeddings:
   scgpt_zscore: {checkpoint: simulated, atlas: tiny_cells, panel: {size: 60}, values: zscore, gpu: 0}
 slide_features:
   resnet50_20x: {encoder: test_resnet, weights: random, mpp: 0.5, max_tiles: 4, stain: {method: macenko}, gpu: 0}
+  regions_20x: {encoder: test_resnet, weights: random, tile_px: 96, regions: dense, gpu: 0}
+slide_regions:
+  dense: {side_px: 256, per_slide: 2, crop_px: 128, stride_px: 64, stain: {method: reinhard}}
 tasks:
   survival: {kind: survival, modalities: [expression, alterations, resnet50_20x]}
-  survival_expression: {kind: survival, modalities: [expression]}
+  survival_expression: {kind: survival, modalities: [expression, resnet50_20x]}
   grading:
     kind: classification
     column: grade
@@ -60,6 +64,7 @@ protocols:
 models:
   snn_genomic: {training: {epochs: 3}}
   attmil: {inputs: {tiles: {features: resnet50_20x, bag: 4}}, training: {epochs: 3}, gpu: 0}
+  attmil_regions: {extends: attmil, inputs: {tiles: {features: regions_20x, bag: 18}}, training: {epochs: 2}}
   concat_short: {extends: concat, training: {epochs: 2}}
   snn_scgpt: {training: {epochs: 3}}
   snn_hvg: {training: {epochs: 3}}
@@ -73,11 +78,13 @@ tables:
     seeds: [0]
     metrics: [harrell_c, uno_c]
     kaplan_meier: [concat_short]
+    heatmaps: [attmil, attmil_regions]
     reference_row: Concat
     rows:
       - {label: Clinical, model: clinical}
       - {label: SNN, model: snn_genomic}
       - {label: AttMIL, model: attmil}
+      - {label: AttMIL (regions), model: attmil_regions}
       - {label: Concat, model: concat_short}
   tiny_grading:
     title: Grading of the tiny cohort
@@ -114,6 +121,7 @@ tables:
     rows:
       - {label: Highly variable genes, model: snn_hvg}
       - {label: Scaled per cohort, model: snn_hvg_per_source}
+      - {label: AttMIL, model: attmil}
 """
 
 

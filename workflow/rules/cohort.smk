@@ -32,6 +32,7 @@ rule cases:
 
 rule cases_ivygap:
     input:
+        manifest="resources/{cohort}/manifest.tsv",
         receipts=lambda wildcards: receipts(wildcards.cohort, "ivygap_tumors", "ivygap_sub_blocks"),
         expression="results/{cohort}/genomics/expression.parquet",
     output:

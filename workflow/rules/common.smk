@@ -112,6 +112,16 @@ def members(cohort):
     return config["cohorts"][cohort].get("cohorts", [cohort]) if layout(cohort) == "meta" else [cohort]
 
 
+def has_slides(cohort):
+    """Whether a cohort, or every member of it, comes with slides: IvyGAP's have to be asked for."""
+    if len(members(cohort)) > 1:
+        return all(has_slides(member) for member in members(cohort))
+    entry = config["cohorts"][cohort]
+    if entry["source"] == "simulated":
+        return entry["simulated"].get("slides_per_case", 0 if layout(cohort) == "ivygap" else 1) > 0
+    return entry["source"] == "gdc" or entry.get("slides", False)
+
+
 def simulated_folder(cohort):
     """Where a simulated cohort's raw files are made, laid out like a mirror; nothing for other cohorts."""
     simulated = config["cohorts"][cohort]["source"] == "simulated"
@@ -170,6 +180,8 @@ def files_of_features(features):
 
 def slide_folders(cohort, features):
     """Where the encoded slides of a cohort and its members lie, one folder per batch of slide files."""
+    if "from" in config["slide_features"][features]:
+        return [f"results/{cohort}/slides/{features}/given"]
     return [
         f"results/{member}/slides/{features}/{Path(receipt).stem}"
         for member in members(cohort)

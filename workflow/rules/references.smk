@@ -1,6 +1,7 @@
 """Refuses, before the first job, a configuration whose entries name what it does not define."""
 
 import csv
+import re
 
 
 def refuse_unknown_references():
@@ -12,6 +13,16 @@ def refuse_unknown_references():
                 raise WorkflowError(
                     f"tasks: {name}: modalities: {modality!r} is neither expression nor alterations, nor an entry of `slide_features`"
                 )
+    for name, entry in features.items():
+        if "regions" in entry and entry["regions"] not in config.get("slide_regions", {}):
+            raise WorkflowError(
+                f"slide_features: {name}: regions: {entry['regions']!r} is not an entry of `slide_regions`"
+            )
+    for name, entry in config.get("slide_regions", {}).items():
+        if entry["crop_px"] > entry["side_px"]:
+            raise WorkflowError(
+                f"slide_regions: {name}: crop_px: {entry['crop_px']} is more than side_px: {entry['side_px']}"
+            )
     for name, entry in config["cohorts"].items():
         for member in entry.get("cohorts", []):
             if member not in config["cohorts"] or layout(member) not in ("gdc", "ivygap"):
@@ -63,11 +74,15 @@ def refuse_unknown_row(table, row):
             raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
     class_file(row["model"])
     asked = {options.get("from", block) for block, options in entry["inputs"].items()}
-    asked |= {name if name in ("expression", "alterations") else "tiles" for name in task.get("modalities", [])}
-    if layout(row["cohort"]) in ("ivygap", "meta") and {"alterations", "tiles"} & asked:
+    asked |= set(task.get("modalities", [])) | {entry["inputs"].get("tiles", {}).get("features")}
+    lacking = {"alterations"} & asked if layout(row["cohort"]) in ("ivygap", "meta") else set()
+    if not has_slides(row["cohort"]):
+        made_here = re.compile(features_made_by("slides", "regions"))
+        lacking |= {name for name in asked if name and made_here.fullmatch(name)}
+    if lacking:
         raise WorkflowError(
-            f"tables: {table}: row {row['label']!r}: {row['cohort']} has expression only so far, "
-            f"but its model or its task asks for {' and '.join(sorted({'alterations', 'tiles'} & asked))}"
+            f"tables: {table}: row {row['label']!r}: its model or its task asks for {' and '.join(sorted(lacking))}, "
+            f"which {row['cohort']} does not have"
         )
     refuse_unknown_inputs(row, entry["inputs"])
     tiles = entry["inputs"].get("tiles", {}).get("features")

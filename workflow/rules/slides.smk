@@ -1,5 +1,6 @@
-"""Slides. Takes: receipts of slide files. Gives: slides/{features}/{batch}/ (per slide: HDF5 of features, thumbnail),
-and packed for training tiles.f16 with index.parquet; slides.parquet says which slides were set aside, and why."""
+"""Slides. Takes: receipts of slide files. Gives: slides/{features}/{batch}/ (per slide: HDF5 of features, picture,
+thumbnail), and packed for training tiles.f16 and coords.i32 with index.parquet; slides.parquet says which slides were
+set aside, and why."""
 
 
 rule encode_slides:
@@ -37,6 +38,7 @@ rule pack_slides:
         directories=lambda wildcards: slide_folders(wildcards.cohort, wildcards.features),
     output:
         tiles="results/{cohort}/slides/{features}/tiles.f16",
+        coords="results/{cohort}/slides/{features}/coords.i32",
         index="results/{cohort}/slides/{features}/index.parquet",
         slides="results/{cohort}/slides/{features}/slides.parquet",
         sheet="results/{cohort}/slides/{features}/contact_sheet.png",
@@ -51,7 +53,7 @@ rule pack_slides:
         mem_mb=4000,
         runtime=120,
     params:
-        max_excluded=lambda wildcards: config["slide_features"][wildcards.features].get("max_excluded", 0.2),
+        max_excluded=lookup("slide_features/{features}/max_excluded", within=config),
         code=code("pack_slides.py"),
     message:
         "Packing the features of {wildcards.cohort} ({wildcards.features}) into one map"

@@ -54,6 +54,26 @@ def test_rows_of_sub_blocks_are_one_tumour():
     pd.testing.assert_frame_equal(once, thrice)
 
 
+def test_images_belong_to_their_tumour():
+    manifest = pd.DataFrame(
+        [
+            ("W1-1-2", "slide", "W1-1-2-B.1.02_8.jpg"),
+            ("W1-1-2", "slide", "W1-1-2-A.1.01_9.jpg"),
+            ("W22-2-1", "slide", "W22-2-1-A.1.01_5.jpg"),
+            ("W99-1-1", "slide", "W99-1-1-A.1.01_1.jpg"),  # not in the clinical table
+            ("", "ivygap_tumors", "tumor_details.csv"),
+        ],
+        columns=["case_id", "kind", "filename"],
+    )
+    frame, later = cases_from_ivygap(details(), {"W1-1-2"}, "t", manifest)
+    cases, _ = check_cases(with_defaults(frame, source="ivygap"), "t")
+    assert cases["slides"].tolist() == [["W1-1-2-A.1.01_9", "W1-1-2-B.1.02_8"], []]
+    assert cases["has_slides"].tolist() == [True, False]
+    assert later["case_id"].tolist() == ["W22-2-1"]  # its image goes with it
+    none, _ = cases_from_ivygap(details(), {"W1-1-2"}, "t", manifest[manifest["kind"] != "slide"])
+    assert not none["has_slides"].any()
+
+
 @pytest.mark.parametrize(
     ("table", "expressed", "message"),
     [

@@ -113,7 +113,7 @@ def dry_run(config, folder):
             {"arms": {"from": "alterations"}},
             [
                 "simulated_meta",
-                "glioma_meta has expression only so far, but its model or its task asks for alterations",
+                "its model or its task asks for alterations, which glioma_meta does not have",
             ],
         ),
         (

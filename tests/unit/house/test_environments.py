@@ -17,6 +17,8 @@ PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platfo
 # Distributions whose import name is another one.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "huggingface_hub": "huggingface-hub",
     "openslide": "openslide-python",
     "sklearn": "scikit-learn",
     "sksurv": "scikit-survival",
@@ -24,6 +26,7 @@ DISTRIBUTIONS = {
 # What a package needs at run time without declaring it, or only for what we ask of it.
 COMPANIONS = {
     "openslide-python": {"openslide-bin"},  # the library itself
+    "pyvips": {"pyvips-binary"},
     "pandas": {"pyarrow"},  # read_table and write_table: parquet
     "scanpy": {"scikit-misc"},  # the ranking seurat_v3
     "tifffile": {"imagecodecs"},  # JPEG tiles

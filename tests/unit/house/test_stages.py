@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 LIBRARY = ROOT / "workflow" / "scripts" / "histofuse"
 STAGES = sorted(path.name for path in LIBRARY.iterdir() if (path / "__init__.py").is_file())
 MODULES = sorted(path.relative_to(LIBRARY.parent).as_posix() for path in LIBRARY.rglob("*.py"))
-MAY_IMPORT = {"training": {"models", "evaluation"}, "paper": {"evaluation"}}
+MAY_IMPORT = {"slides": {"models"}, "training": {"models", "evaluation"}, "paper": {"evaluation"}}
 BARE = ["torch", "numpy", "pandas", "pyarrow", "safetensors"]  # what a GPU image holds
 
 

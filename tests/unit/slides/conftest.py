@@ -81,6 +81,8 @@ def settings() -> dict:
         "weights": "random",
         "batch": 64,
         "mpp_overrides": {},
+        "quality": {},
+        "keep_tiles": False,
         "stain": {"method": "none", "target": "default", "pixels": 20_000, "seed": 0, "fallback": "none"},
     }
 

@@ -9,9 +9,10 @@ import openslide
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from histofuse.io import InputError
-from histofuse.slides import encoders
+from histofuse.slides import encoders, malloc
 from histofuse.slides.encoders import load_encoder
 from histofuse.slides.reader import open_slide
 from histofuse.slides.torchvision_shim import ensure_torchvision
@@ -69,27 +70,6 @@ def test_features_equal_the_plain_road(real_slide, tmp_path, resnet_settings, re
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-4)
 
 
-def test_normalisations_are_folded(resnet):
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in resnet.module.modules())
-
-
-def test_folding_is_dropped_where_it_would_change_the_function():
-    class NormFirst(torch.nn.Module):
-        """The children stand in the order in which folding expects them, but are applied the other way round."""
-
-        def __init__(self):
-            super().__init__()
-            self.conv = torch.nn.Conv2d(3, 3, 3)
-            self.norm = torch.nn.BatchNorm2d(3)
-            self.norm.running_mean += 5
-
-        def forward(self, x):
-            return self.conv(self.norm(x))
-
-    module = NormFirst().eval()
-    assert encoders._folded(module, 16) is module
-
-
 def test_random_weights_are_the_same_every_time_and_tell_tiles_apart(resnet_settings, resnet, real_slide):
     state = torch.random.get_rng_state()
     again = load_encoder(resnet_settings)
@@ -103,9 +83,58 @@ def test_random_weights_are_the_same_every_time_and_tell_tiles_apart(resnet_sett
     assert cosines.max() < 0.999
 
 
-def test_a_feature_hardly_depends_on_its_neighbours(encoder, tiles):
-    alone = np.concatenate([encoder.encode(tile[None]) for tile in tiles])
-    np.testing.assert_allclose(encoder.encode(tiles), alone, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("cuts", [[], [5], [16], [16, 17], [1, 1, 2, 20]])
+def test_features_do_not_depend_on_how_tiles_are_batched_nor_on_threads(encoder, cuts):
+    tiles = np.random.default_rng(1).integers(0, 256, (21, 160, 160, 3), dtype=np.uint8)
+    whole, _ = encoder.encode_all([tiles])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        parts, share = encoder.encode_all(iter(np.split(tiles, cuts)))
+    finally:
+        torch.set_num_threads(threads)
+    assert parts.tobytes() == whole.tobytes()
+    assert parts.shape == (21, encoder.dim)
+    assert parts.dtype == np.float32
+    assert 0 < share <= 1
+    assert encoder.encode(tiles[7:9]).tobytes() == whole[7:9].tobytes()
+
+
+def test_a_resnet_gives_the_same_bytes_on_one_and_two_threads(resnet):
+    """The published network at full size: short batches let its convolutions depend on the threads."""
+    tiles = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    found, threads = [], torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(resnet.encode(tiles).tobytes())
+    torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
+def test_the_random_start_of_the_papers_encoder_stays_as_it_was(resnet):
+    assert resnet.digest.startswith("d927165218bd")
+
+
+def test_a_slow_reader_lowers_the_busy_share_and_its_errors_pass(encoder, tiles, monkeypatch):
+    clock = iter([0.0, 6.0, 7.0, 10.0])  # start, batch there, batch done, end
+    monkeypatch.setattr(encoders.time, "perf_counter", lambda: next(clock))
+    assert encoder.encode_all([tiles])[1] == pytest.approx(0.1)
+    monkeypatch.undo()
+
+    def broken():
+        yield tiles
+        raise OSError("slide ends here")
+
+    with pytest.raises(OSError, match="slide ends here"):
+        encoder.encode_all(broken())
+
+
+@pytest.mark.parametrize("batches", [[], [np.zeros((0, 160, 160, 3), np.uint8)]])
+def test_no_tiles_give_no_features(encoder, batches):
+    found, share = encoder.encode_all(batches)
+    assert found.shape == (0, encoder.dim)
+    assert found.dtype == np.float32
+    assert share == 0
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -160,17 +189,88 @@ def test_files_that_are_no_weights(settings, tmp_path):
     assert not (tmp_path / "written").exists()
 
 
-def test_unknown_encoder_and_wrong_tile_size(settings):
-    with pytest.raises(InputError, match="'resnet51'"):
+def test_truncated_weights(settings, tmp_path):
+    torch.save(start_of(settings), tmp_path / "whole.pth")
+    safetensors.torch.save_file(start_of(settings), tmp_path / "whole.safetensors")
+    for name in ("whole.pth", "whole.safetensors"):
+        content = (tmp_path / name).read_bytes()
+        path = (tmp_path / name).with_stem("cut")
+        for length in (0, 7, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            with pytest.raises(InputError, match=rf"{path.name}: encoder weights cannot be read"):
+                load_encoder(settings | {"weights": str(path)})
+
+
+def test_unknown_encoders_are_told_what_there_is(settings):
+    with pytest.raises(InputError, match=r"'resnet51' is neither a preset \(resnet50-stage3, .*near it are .*resnet50"):
         load_encoder(settings | {"encoder": "resnet51"})
-    with pytest.raises(InputError, match="does not take tiles of 256 px"):
-        load_encoder(settings | {"encoder": "vit_tiny_patch16_224", "tile_px": 256})
+    with pytest.raises(InputError, match=r"'resnet50\.unknown_tag'"):
+        load_encoder(settings | {"encoder": "resnet50.unknown_tag"})
 
 
-def test_any_pooled_model_of_timm(settings):
-    encoder = load_encoder(settings | {"encoder": "test_vit.r160_in1k"})
-    tiles = np.zeros((2, 160, 160, 3), np.uint8)
-    assert encoder.encode(tiles).shape == (2, encoder.dim)
+def test_tiles_that_a_model_cannot_take(settings, monkeypatch):
+    monkeypatch.setattr(encoders, "_transform", lambda *_: ((0.5,) * 3, (0.5,) * 3, None, "bicubic"))
+    with pytest.raises(InputError, match="'test_vit' does not take tiles of 100 px"):
+        load_encoder(settings | {"encoder": "test_vit", "tile_px": 100})
+
+
+@pytest.mark.parametrize(("name", "tile_px"), [("test_vit.r160_in1k", 200), ("test_vit.r160_in1k", 100)])
+def test_tiles_are_resized_to_the_only_size_that_a_model_takes(settings, real_slide, name, tile_px):
+    """As Pillow resizes and torchvision's transform would hand it on, but for Pillow's rounding to whole numbers."""
+    encoder = load_encoder(settings | {"encoder": name, "tile_px": tile_px})
+    with open_slide(real_slide) as slide:
+        tile = slide.read(900, 1900, tile_px, 0.5)
+    assert encoder.input_px == 160
+    resized = np.asarray(Image.fromarray(tile).resize((160, 160), Image.Resampling.BICUBIC))
+    expected = encoder.encode(resized[None])
+    assert np.abs(encoder.encode(tile[None]) - expected).max() < 0.02 * expected.std()
+
+
+def test_models_of_any_size_see_tiles_as_they_are(settings):
+    encoder = load_encoder(settings | {"tile_px": 96})
+    assert encoder.input_px is None
+    assert encoder.encode(np.zeros((1, 96, 96, 3), np.uint8)).shape == (1, encoder.dim)
+
+
+def test_precision(settings, encoder, tiles):
+    assert encoder.precision is torch.float32 or encoder.device.type == "cuda"
+    half = load_encoder(settings | {"precision": "bfloat16"})
+    full = load_encoder(settings | {"precision": "float32"}).encode(tiles)
+    found = half.encode(tiles)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - full).max() < 0.05 * np.abs(full).max()
+
+
+def test_memory_is_kept_only_while_encoding(monkeypatch):
+    calls = []
+
+    class Library:
+        def mallopt(self, parameter, value):
+            calls.append((parameter, value))
+
+        def malloc_trim(self, _):
+            calls.append("trim")
+
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda _: Library())
+    monkeypatch.setattr(malloc.sys, "platform", "linux")
+    monkeypatch.setattr(malloc.platform, "libc_ver", lambda: ("glibc", "2.36"))
+
+    def fail():
+        with malloc.freed_memory_kept():
+            raise RuntimeError(list(calls))
+
+    with pytest.raises(RuntimeError) as error:
+        fail()
+    assert error.value.args[0] == list(malloc.KEPT.items())
+    assert calls[len(malloc.KEPT) :] == [*malloc.AS_BEFORE.items(), "trim"]
+    assert malloc.KEPT.keys() <= malloc.AS_BEFORE.keys()
+    for system, libc in (("darwin", ("", "")), ("linux", ("", ""))):
+        calls.clear()
+        monkeypatch.setattr(malloc.sys, "platform", system)
+        monkeypatch.setattr(malloc.platform, "libc_ver", lambda libc=libc: libc)
+        with malloc.freed_memory_kept():
+            pass
+        assert calls == []
 
 
 def test_timm_loads_in_a_fresh_process_twice_over():

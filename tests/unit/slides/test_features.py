@@ -12,6 +12,7 @@ from histofuse.io import InputError, sha256
 from histofuse.slides.encoders import load_encoder
 from histofuse.slides.features import COLUMNS, encode_slide, encode_slides
 from histofuse.slides.reader import open_slide
+from histofuse.slides.stream import Readers
 from histofuse.slides.tiles import repeat_index
 
 
@@ -19,9 +20,10 @@ from histofuse.slides.tiles import repeat_index
 def encode(settings, encoder, tmp_path):
     """Encode a slide as S1 into a folder of its own."""
 
-    def run(path, folder="out", threads=1, encoder=encoder, **changes):
+    def run(path, folder="out", processes=0, encoder=encoder, **changes):
         (tmp_path / folder).mkdir(exist_ok=True)
-        return encode_slide(path, "S1", settings | changes, encoder, tmp_path / folder, threads)
+        with Readers(processes) as readers:
+            return encode_slide(path, "S1", settings | changes, encoder, tmp_path / folder, readers)
 
     return run
 
@@ -64,10 +66,12 @@ def test_tiles_and_row_follow_from_the_tissue(write_slide, encode, tmp_path):
 def test_same_bytes_every_time(write_slide, encode, settings, tmp_path):
     path = write_slide()
     encode(path, "first")
-    encode(path, "again", threads=3)
+    encode(path, "again")
+    encode(path, "one", processes=1)
+    encode(path, "two", processes=2)
     encode(path, "batch", encoder=load_encoder(settings | {"batch": 5}), batch=5)
-    for folder in ("again", "batch"):
-        for name in ("S1.h5", "S1.png"):
+    for folder in ("again", "one", "two", "batch"):
+        for name in ("S1.h5", "S1.png", "S1.thumbnail.jpg"):
             assert sha256(tmp_path / folder / name) == sha256(tmp_path / "first" / name)
 
 
@@ -97,12 +101,42 @@ def test_an_override_mends_a_silent_file(write_slide, encode):
     assert (row["status"], row["mpp"]) == ("used", 0.5)
 
 
+def test_kept_tiles_are_those_that_were_encoded(write_slide, encode, encoder, tmp_path):
+    encode(write_slide(), keep_tiles=True)
+    with h5py.File(tmp_path / "out/S1.tiles.h5") as file, h5py.File(tmp_path / "out/S1.h5") as features:
+        tiles, features = file["tiles"][()], features["features"][()]
+    assert (tiles.dtype, tiles.shape[1:]) == (np.uint8, (160, 160, 3))
+    np.testing.assert_array_equal(encoder.encode(tiles), features)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_slide_that_fails_half_way_leaves_nothing(write_slide, encode, tmp_path, processes):
+    path = write_slide(reductions=(4,))
+    with open_slide(path) as slide:
+        assert slide.levels == (1, 4)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 5000] = bytes(5000)  # in the first level; the mask reads the second
+    path.write_bytes(content)
+    row = encode(path, processes=processes, keep_tiles=True)
+    assert row["status"] == "excluded"
+    assert row["reason"].startswith("damaged")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_source_says_what_a_file_does_not(write_slide, settings, encoder, tmp_path):
+    write_slide(fields="", name="a.svs")
+    receipt = pd.DataFrame({"filename": ["a.svs"], "path": [str(tmp_path / "a.svs")], "case_id": ["1"], "mpp": ["0.5"]})
+    assert encode_slides(receipt, settings, encoder, tmp_path)["mpp"].tolist() == [0.5]
+    corrected = settings | {"mpp_overrides": {"a": 0.25}}
+    assert encode_slides(receipt, corrected, encoder, tmp_path)["mpp"].tolist() == [0.25]
+
+
 def test_picture_shows_tissue_and_tiles(write_slide, encode, tmp_path):
     encode(write_slide())
     picture = np.asarray(Image.open(tmp_path / "out/S1.png"))
-    assert picture.shape == (256, 256, 3)
-    assert 200 < (picture == (0, 114, 178)).all(axis=2).sum() < 4000
+    assert 200 < (picture == (0, 114, 178)).all(axis=2).sum() < 6000
     assert (picture[128, :] == (0, 158, 115)).all(axis=1).sum() >= 4
+    assert Image.open(tmp_path / "out/S1.thumbnail.jpg").size == (64, 64)
 
 
 def test_bad_slides_are_set_aside_with_reasons(write_slide, settings, encoder, tmp_path):
@@ -134,7 +168,7 @@ def test_bad_slides_are_set_aside_with_reasons(write_slide, settings, encoder, t
     }.items():
         assert reason in rows.loc[name, "reason"]
         assert len(rows.loc[name, "reason"]) > 10
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.h5", "good.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.h5", "good.png", "good.thumbnail.jpg"]
     assert pd.isna(rows.loc["page", "width"])
     assert rows.loc["glass", "tissue_fraction"] == 0
 

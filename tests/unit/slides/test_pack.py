@@ -9,7 +9,7 @@ from PIL import Image
 
 from histofuse.io import InputError, read_table, write_table
 from histofuse.slides.pack import gather_slides, pack, read_features
-from histofuse.slides.sheet import GREY, contact_sheet
+from histofuse.slides.sheet import CELL_PX, GAP_PX, GREY, LABEL_PX, contact_sheet
 
 
 def pack_into(slides, folder):
@@ -178,6 +178,7 @@ def test_contact_sheet_of_a_large_cohort(tmp_path):
     values = {f"u{i:03d}": np.ones((1, 2), np.float32) for i in range(150)}
     directory = write_directory(tmp_path / "1", values, {f"e{i:03d}": "cut" for i in range(50)})
     sheet = contact_sheet(gather_slides([directory], 1.0))
-    assert sheet.size == (10 * 208 + 8, 6 * 226 + 8)
-    greys = (np.asarray(sheet)[100::226, 20::208] == GREY).all(axis=2)
+    row = CELL_PX + LABEL_PX + GAP_PX
+    assert sheet.size == (10 * 208 + 8, 6 * row + 8)
+    greys = (np.asarray(sheet)[100::row, 20::208] == GREY).all(axis=2)
     assert greys.sum() == 20

@@ -36,7 +36,7 @@ STAIN = {"method": "none", "target": "default", "pixels": 20_000, "seed": 0, "fa
 
 
 @pytest.fixture
-def cutting(settings):
+def cutting():
     """Settings of regions so small that a slide of 1024 px holds several."""
     return {
         "mpp": 0.5,
@@ -45,10 +45,7 @@ def cutting(settings):
         "crop_px": 128,
         "stride_px": 64,
         "min_tissue": 0.9,
-        "quality": settings.get(
-            "quality", {"max_blurred": 0.5, "max_pen": 0.1, "max_fold": 0.5, "max_black": 0.1, "sharpness": 10.0}
-        )
-        | {"max_blurred": 1.0},
+        "quality": {"max_blurred": 1.0},
         "stain": STAIN,
         "mpp_overrides": {},
     }
@@ -336,9 +333,14 @@ def test_bad_slides_are_set_aside_with_reasons(write_slide, cutting, tmp_path):
     slides, regions = cut(receipt, cutting, tmp_path / "out")
     slides = slides.set_index("slide_id")
     assert slides["status"].to_dict() == dict.fromkeys(slides.index, "excluded") | {"good": "used"}
-    for name, reason in {"glass": "tissue", "silent": "no magnification", "small": "smaller than a region"}.items():
+    for name, reason in {
+        "glass": "no tissue found",
+        "silent": "no magnification",
+        "small": "smaller than a region",
+    }.items():
         assert reason in slides.loc[name, "reason"]
     assert len(slides.loc["page", "reason"]) > 10
+    assert (slides.loc["glass", "width"], slides.loc["glass", "tissue_fraction"]) == (1024, 0)
     assert set(regions["slide_id"]) == {"good"}
     (tmp_path / "t.csv").write_text("slide_id,x,y\ngood,900,0\n")
     slides, _ = cut(receipt, cutting | {"from": str(tmp_path / "t.csv")}, tmp_path / "given")
@@ -369,7 +371,7 @@ def test_a_region_that_is_an_image(cutting, tmp_path):
     np.testing.assert_array_equal(pixels_of(tmp_path / "out", "A_1", 256)[0], image)
 
 
-def test_real_regions(settings, cutting, tmp_path):
+def test_real_regions(cutting, tmp_path):
     paths = sorted(PNGS.glob("*.png"))
     if not paths:
         pytest.skip(f"Pathomic Fusion's example regions are not at {PNGS}")
@@ -454,10 +456,8 @@ def test_features_of_crops(batches, cutting, settings, encoder, tmp_path):
 
 def test_an_encoder_that_gives_no_numbers(batches, cutting, settings, tmp_path):
     class Broken:
-        batch = 16
-
-        def encode(self, tiles):
-            return np.full((len(tiles), 4), np.nan, np.float32)
+        def encode_all(self, batches):
+            return np.full((sum(map(len, batches)), 4), np.nan, np.float32), 1.0
 
     slides = encode_regions(batches[0], cutting, settings, Broken(), tmp_path / "out")
     assert slides.loc[0, ["status", "reason", "n_tiles"]].tolist() == [

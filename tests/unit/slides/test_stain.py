@@ -11,6 +11,8 @@ from PIL import Image
 
 from histofuse.io import InputError, sha256
 from histofuse.slides.features import encode_slide, encode_slides
+from histofuse.slides.normalise import STAIN_TILES, fit_stains
+from histofuse.slides.reader import open_slide
 from histofuse.slides.stain import (
     CONVERGED_DEGREES,
     METHODS,
@@ -25,6 +27,7 @@ from histofuse.slides.stain import (
     load_target,
     sample_pixels,
 )
+from histofuse.slides.stream import Readers
 
 MIRROR = Path(__file__).parents[4] / "shared/mirror/raw.githubusercontent.com"
 TARGET = "TissueImageAnalytics/tiatoolbox/6fc8a2ec4fc6076d4c573568fa23c79dba1b0471/tiatoolbox/data/target_image.png"
@@ -284,12 +287,17 @@ def test_bad_targets_are_refused(tmp_path):
 def encode(settings, encoder, tmp_path):
     """Encode a slide as S1 with these options of stain into a folder of its own."""
 
-    def run(path, folder, threads=1, **stain):
+    def run(path, folder, processes=0, **stain):
         (tmp_path / folder).mkdir()
-        chosen = settings | {"stain": settings["stain"] | stain}
-        return encode_slide(path, "S1", chosen, encoder, tmp_path / folder, threads)
+        chosen = settings | {"stain": settings["stain"] | stain, "quality": FLAT}
+        with Readers(processes) as readers:
+            return encode_slide(path, "S1", chosen, encoder, tmp_path / folder, readers)
 
     return run
+
+
+# Slides made of flat squares have no fine detail, and count as out of focus.
+FLAT = {"max_blurred": 1.0}
 
 
 def slide_image(matrix, side=768):
@@ -338,41 +346,52 @@ def estimate_again(attributes):
 def test_same_bytes_every_time(write_slide, encode, tmp_path):
     path = write_slide(slide_image(KNOWN["usual"]))
     encode(path, "first", method="vahadane")
-    encode(path, "again", threads=2, method="vahadane")
+    encode(path, "again", processes=2, method="vahadane")
     assert sha256(tmp_path / "again/S1.h5") == sha256(tmp_path / "first/S1.h5")
 
 
 def test_stains_do_not_depend_on_the_order_of_tiles(write_slide, settings):
-    from histofuse.slides import features
-    from histofuse.slides.reader import open_slide
-
-    chosen = settings | {"stain": settings["stain"] | {"method": "vahadane"}}
+    options = settings["stain"] | {"method": "vahadane"}
     with open_slide(write_slide(slide_image(KNOWN["usual"]))) as slide:
         mask = np.ones((48, 48), bool)
         coords = np.array([[x, y] for y in range(0, 600, 80) for x in range(0, 600, 80)])
-        assert len(coords) > features.STAIN_TILES
-        first, _ = features._stains(slide, mask, coords, chosen, 1)
-        other, _ = features._stains(slide, mask, coords[np.random.default_rng(0).permutation(len(coords))], chosen, 1)
+        assert len(coords) > STAIN_TILES
+        shuffled = coords[np.random.default_rng(0).permutation(len(coords))]
+        first, other = (fit_stains(slide, mask, 8.0, some, 160, 0.5, options)[0] for some in (coords, shuffled))
     np.testing.assert_array_equal(first.matrix, other.matrix)
     np.testing.assert_array_equal(first.p99, other.p99)
 
 
+def test_pixels_off_the_mask_do_not_count(write_slide, settings):
+    """Ink beside tissue shifts the stains; the mask of a survey leaves it out."""
+    image = slide_image(KNOWN["usual"])
+    image[:384] = ink((40, 60, 160), 384 * 768).reshape(384, 768, 3)
+    options, coords = settings["stain"] | {"method": "macenko"}, np.array([[80, 304]])  # half ink, half tissue
+    mask = np.repeat(np.arange(48) >= 24, 48).reshape(48, 48)
+    with open_slide(write_slide(image)) as slide:
+        clean, _ = fit_stains(slide, mask, 8.0, coords, 160, 0.5, options)
+        inked, _ = fit_stains(slide, np.ones((48, 48), bool), 8.0, coords, 160, 0.5, options)
+    assert degrees(clean.matrix, unit(KNOWN["usual"])) < 8
+    assert inked is None or degrees(inked.matrix, unit(KNOWN["usual"])) > 12
+
+
 def test_a_degenerate_slide_is_encoded_as_it_is_and_recorded(write_slide, settings, encoder, tmp_path):
-    pen = np.full((768, 768, 3), 245, np.uint8)
-    pen[64:-64, 64:-64] = ink((40, 60, 160), 640 * 640).reshape(640, 640, 3)
-    write_slide(pen, name="pen.svs")
+    pale = np.full((768, 768, 3), 245, np.uint8)
+    pale[64:-64, 64:-64] = ink((226, 120, 180), 640 * 640).reshape(640, 640, 3)  # eosin alone
+    write_slide(pale, name="pale.svs")
     write_slide(slide_image(KNOWN["usual"]), name="good.svs")
-    receipt = pd.DataFrame({"filename": ["pen.svs", "good.svs"], "case_id": ["1", "2"]})
+    receipt = pd.DataFrame({"filename": ["pale.svs", "good.svs"], "case_id": ["1", "2"]})
     receipt["path"] = [str(tmp_path / name) for name in receipt["filename"]]
-    chosen = settings | {"stain": settings["stain"] | {"method": "vahadane", "fallback": "macenko"}}
+    stain = settings["stain"] | {"method": "vahadane", "fallback": "macenko"}
+    chosen = settings | {"stain": stain, "quality": FLAT}
     rows = encode_slides(receipt, chosen, encoder, tmp_path).set_index("slide_id")
     assert rows["status"].tolist() == ["used", "used"]
     assert rows["stain"].tolist() == ["none", "vahadane"]
     assert rows["stain_reason"].str.contains("vahadane: .*; macenko: ").tolist() == [True, False]
-    assert pd.isna(rows.loc["pen", "stain_pixels"])
-    with h5py.File(tmp_path / "pen.h5") as file:
+    assert pd.isna(rows.loc["pale", "stain_pixels"])
+    with h5py.File(tmp_path / "pale.h5") as file:
         assert file["features"].attrs["stain"] == "none"
-        assert file["features"].attrs["stain_reason"] == rows.loc["pen", "stain_reason"]
+        assert file["features"].attrs["stain_reason"] == rows.loc["pale", "stain_reason"]
 
 
 def test_a_bad_target_ends_the_run_before_its_first_slide(settings, encoder, tmp_path):

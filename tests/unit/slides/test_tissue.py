@@ -54,6 +54,20 @@ def test_glass_ink_and_dust_are_not_tissue():
     assert not tissue_mask(image, 8.0).any()
 
 
+def test_what_is_left_out_is_no_tissue_and_changes_nothing_else():
+    image, expected = canvas(), disk(200, 80)
+    image[expected] = PINK
+    plain = tissue_mask(image, 8.0)
+    ink = np.zeros(image.shape[:2], bool)
+    ink[90:100] = True
+    image[ink] = (20, 30, 220)
+    found = tissue_mask(image, 8.0, ink)
+    far = np.r_[:87, 103:200]  # beyond the reach of smoothing and closing
+    np.testing.assert_array_equal(found[far], plain[far])
+    assert not found[ink].any()
+    assert not tissue_mask(image, 8.0, np.ones_like(ink)).any()
+
+
 def test_small_holes_are_filled_and_large_ones_kept():
     image = canvas()
     image[disk(200, 80)] = PINK

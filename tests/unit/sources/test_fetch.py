@@ -12,6 +12,7 @@ from histofuse.io import InputError
 from histofuse.sources.fetch import availability, fetch_batch, fetch_file, problem_with, source_of
 
 CONTENT = bytes(range(256)) * 400
+JPEG = b"\xff\xd8\xff\xe0" + CONTENT + b"\xff\xd9"
 HTML = b"<html><body>Please log in</body></html>"
 
 
@@ -38,6 +39,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             return self.send_error(503, "Busy")
         if self.path == "/html":
             return self.answer(200, HTML, len(HTML))
+        if self.path.startswith("/jpeg"):
+            return self.answer_jpeg(times)
         offset = int(re.fullmatch(r"bytes=(\d+)-\d*", start)[1]) if start else 0
         if offset >= len(CONTENT):
             return self.send_error(416, "Range Not Satisfiable")
@@ -47,9 +50,16 @@ class Server(http.server.BaseHTTPRequestHandler):
         sent = CONTENT[: len(CONTENT) // 2] if self.path in {"/cut", "/norange"} and times == 1 else CONTENT
         return self.answer(200, sent, len(CONTENT))
 
+    def answer_jpeg(self, times):
+        """An image made for every question: Range is ignored, and there may be no Content-Length."""
+        sent = JPEG[: len(JPEG) // 2] if self.path == "/jpeg-short" or (times == 1 and "cut" in self.path) else JPEG
+        length = {"/jpeg-nolength": None, "/jpeg-short": len(sent)}.get(self.path, len(JPEG))
+        self.answer(200, sent, length)
+
     def answer(self, status, body, length, offset=0):
         self.send_response(status)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         if status == 206:
             self.send_header("Content-Range", f"bytes {offset}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.end_headers()
@@ -136,6 +146,36 @@ def test_an_html_page_with_status_200_is_refused(server, tmp_path, known):
     with pytest.raises(InputError, match=r"a\.svs.*expected .*, got"):
         fetch_file(row(f"{server.address}/html", **known), tmp_path)
     assert names(tmp_path) == []
+
+
+def image(url):
+    return row(url, filename="W1-1-1-A.1.01_7.jpg", mpp="0.5")
+
+
+@pytest.mark.parametrize("path", ["/jpeg", "/jpeg-nolength", "/jpeg-cut"])
+def test_an_image_without_checksum_arrives_whole(server, tmp_path, path):
+    assert fetch_file(image(f"{server.address}{path}"), tmp_path, pause=0).read_bytes() == JPEG
+    assert len(server.requests) == (2 if path == "/jpeg-cut" else 1)  # fewer bytes than Content-Length promised
+
+
+def test_half_an_image_is_noticed_also_where_the_server_says_it_is_all(server, tmp_path):
+    with pytest.raises(InputError, match=r"_7\.jpg .*the JPEG image is cut off: its end marker is missing"):
+        fetch_file(image(f"{server.address}/jpeg-short"), tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("path", "got"), [("/html", r"a web page \(HTML\)"), ("/ok", "something else")])
+def test_an_image_must_be_one(server, tmp_path, path, got):
+    with pytest.raises(InputError, match=f"expected a JPEG image, got {got}"):
+        fetch_file(image(f"{server.address}{path}"), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_part_of_an_earlier_run_is_dropped_where_no_checksum_could_tell(server, tmp_path):
+    (tmp_path / "slide").mkdir()
+    (tmp_path / "slide" / ".W1-1-1-A.1.01_7.jpg.part").write_bytes(b"older" * 10)
+    assert fetch_file(image(f"{server.address}/jpeg"), tmp_path).read_bytes() == JPEG
+    assert server.requests == [("/jpeg", None)]
 
 
 def test_a_live_answer_must_be_json(server, tmp_path):

@@ -17,6 +17,7 @@ def table(*rows):
         "size": "10",
         "md5": "0" * 32,
         "sha256": "",
+        "mpp": "",
         "batch": "",
     }
     return pd.DataFrame([{**first, **row} for row in rows])
@@ -51,11 +52,21 @@ def test_names_that_climb_out_are_refused(name):
         ({"md5": "xyz"}, "32 hexadecimal digits"),
         ({"sha256": "0" * 63}, "64 hexadecimal digits"),
         ({"file_id": ""}, "empty file_id"),
+        ({"mpp": "0"}, r"the resolution mpp '0' is not a positive number"),
+        ({"mpp": "inf"}, "not a positive number"),
+        ({"mpp": "half"}, "not a positive number"),
     ],
 )
 def test_other_bad_rows_are_named(change, message):
     with pytest.raises(InputError, match=rf"m\.tsv, row 1 .*{message}"):
         check_manifest(table(change), "m.tsv")
+
+
+def test_the_resolution_is_optional(tmp_path):
+    write_table(table({}).drop(columns="mpp"), tmp_path / "manifest.tsv")
+    assert read_manifest(tmp_path / "manifest.tsv")["mpp"].tolist() == [""]
+    write_table(table({"mpp": "0.4990"}), tmp_path / "manifest.tsv")
+    assert read_manifest(tmp_path / "manifest.tsv")["mpp"].tolist() == ["0.4990"]
 
 
 def test_two_rows_must_not_be_one_file():

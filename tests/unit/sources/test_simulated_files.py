@@ -55,7 +55,7 @@ def path_of(cohort: Path, row) -> Path:
 
 
 def test_manifest_lists_every_file_with_size_and_md5(cohort, manifest):
-    assert list(manifest) == ["file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256"]
+    assert list(manifest) == ["file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256", "mpp"]
     assert manifest["file_id"].is_unique
     assert not manifest.duplicated(["kind", "filename"]).any()
     beside = {"manifest.tsv", "truth.parquet", "reachable.json"}

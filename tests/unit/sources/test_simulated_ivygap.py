@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from histofuse.cohort.ivygap import cases_from_ivygap
 from histofuse.genomics.genes import gene_names
 from histofuse.genomics.ivygap import by_case, read_ivygap_zip
 from histofuse.io import InputError
+from histofuse.sources.fetch import problem_with
+from histofuse.sources.ivygap import manifest as ivygap_manifest
 from histofuse.sources.manifest import read_manifest
 from histofuse.sources.simulated import Settings, best_reachable, simulate
 from histofuse.sources.simulated.cohort import draw_cases
@@ -212,13 +215,66 @@ def test_structures_mix_the_factors_differently():
     [
         ({"study": "cgga"}, r"simulated\.study: 'cgga' is not one of tcga, ivygap"),
         ({"study": 3}, r"simulated\.study"),
-        ({"study": "ivygap", "broken_slides": 2}, r"simulated\.broken_slides: a simulated IvyGAP has no slides"),
-        ({"study": "ivygap", "slide_pixels": 512}, r"simulated\.slide_pixels"),
+        ({"study": "ivygap", "broken_slides": 2}, r"simulated\.broken_slides: images of a simulated IvyGAP are whole"),
+        ({"study": "ivygap", "slide_pixels": 500}, r"simulated\.slide_pixels: 500 must be at least 512"),
+        ({"slides_per_case": 0}, r"simulated\.slides_per_case: 0 must be at least 1"),
     ],
 )
 def test_bad_settings(values, message):
     with pytest.raises(InputError, match=message):
         Settings.parse(values)
+
+
+IMAGES = {"study": "ivygap", "cases": 6, "seed": 5, "genes": 230, "slide_pixels": 600, "slides_per_case": 4}
+
+
+@pytest.fixture(scope="module")
+def imaged(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("images") / "study"
+    simulate(IMAGES, directory)
+    return directory
+
+
+def test_images_are_plain_jpegs_whose_resolution_only_the_manifest_knows(imaged):
+    slides = read_manifest(imaged / "manifest.tsv", batched=False).query("kind == 'slide'")
+    assert set(slides["mpp"]) == {"0.499"}
+    assert slides["case_id"].nunique() == IMAGES["cases"]
+    assert slides.groupby("case_id").size().between(1, 4).all()
+    assert (slides["filename"].str.split("_").str[0].str.rsplit("-", n=1).str[0] == slides["case_id"]).all()
+    for row in slides.itertuples():
+        path = imaged / row.url.removeprefix("https://")
+        assert problem_with(path, row._asdict()) is None
+        with Image.open(path) as image:
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+            assert 540 <= image.width <= 780
+            assert "dpi" not in image.info
+    assert slides["size"].is_unique
+
+
+def test_the_real_road_finds_the_images_in_the_simulated_list(imaged):
+    wanted = ["file_id", "case_id", "kind", "filename", "url", "mpp"]
+    listed = read_manifest(imaged / "manifest.tsv", batched=False)
+    ours = listed.query("kind == 'slide'")[wanted]
+    asked = ivygap_manifest({"slides": True, "slides_per_sub_block": 9}, str(imaged)).query("kind == 'slide'")[wanted]
+    pd.testing.assert_frame_equal(ours.reset_index(drop=True), asked.reset_index(drop=True))
+    cases, _ = cases_from_ivygap(portal(imaged, "tumor_details"), set(), "t", listed)
+    drawn = {tumour.case_id: sorted(tumour.slides) for tumour in draw_tumours(Settings.parse(IMAGES))}
+    assert cases.set_index("case_id")["slides"].to_dict() == drawn
+    names = set(portal(imaged, "sub_block_details")["sub_block_name"])
+    assert {slide.split("_")[0] for slides in drawn.values() for slide in slides} <= names
+
+
+def test_images_change_nothing_else_and_depend_on_the_tumour_alone(imaged, tmp_path):
+    simulate({key: value for key, value in IMAGES.items() if not key.startswith("slide")}, tmp_path / "plain")
+    assert not (tmp_path / "plain/api.brain-map.org").exists()
+    plain = [path for path in (tmp_path / "plain" / API).rglob("*") if path.is_file()]
+    for path in plain:
+        assert path.read_bytes() == (imaged / path.relative_to(tmp_path / "plain")).read_bytes()
+    simulate(IMAGES | {"cases": 2}, tmp_path / "few")
+    few = list((tmp_path / "few/api.brain-map.org/api/v2/image_download").iterdir())
+    assert len(few) >= 2
+    for path in few:
+        assert path.read_bytes() == (imaged / path.relative_to(tmp_path / "few")).read_bytes()
 
 
 def test_no_broken_slides_may_be_asked_for():

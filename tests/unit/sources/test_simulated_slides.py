@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histofuse.sources.simulated import simulate
-from histofuse.sources.simulated.slides import Look, blank, render
+from histofuse.sources.simulated import Settings, simulate
+from histofuse.sources.simulated.cohort import draw_case
+from histofuse.sources.simulated.slides import Look, blank, look_of, render
 from histofuse.sources.simulated.svs import write_svs
 from histofuse.sources.simulated.write import DAMAGES, damaged_slides
 
-PLAIN = {"nuclei": 1700.0, "pleomorphism": 0.5, "infiltrated": 0.1, "necrotic": 0.0, "codel": False}
+PLAIN = {"nuclei": 1700.0, "pleomorphism": 0.5, "grain": 0.3, "infiltrated": 0.1, "necrotic": 0.0, "nesting": 0.5}
+PLAIN |= {"codel": False}
 
 
 def optical_density(image: np.ndarray) -> np.ndarray:
@@ -126,6 +129,55 @@ def test_necrosis_takes_its_share_of_the_nuclei_away():
 
     without, with_it = [empty(0.0, seed) for seed in range(4)], [empty(0.3, seed) for seed in range(4)]
     assert np.mean(with_it) - np.mean(without) == pytest.approx(0.25, abs=0.08)
+
+
+def band(image: np.ndarray, shortest: float, longest: float) -> float:
+    """Standard deviation of optical density (green) at wavelengths between the two, in pixels, inside the tissue."""
+    height, width = (side // 4 for side in image.shape[:2])
+    density = optical_density(image[height:-height, width:-width])[..., 1]
+    spectrum = np.fft.fft2(density - density.mean())
+    frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in density.shape), indexing="ij"))
+    wanted = (frequency > 1 / longest) & (frequency <= 1 / shortest)
+    return float(np.sqrt((np.abs(spectrum[wanted]) ** 2).sum()) / density.size)
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).reduce(2))
+
+
+def change_of_bands(before: dict, after: dict) -> np.ndarray:
+    """Mean change of three log bands: 1 to 2 µm at 0.5 µm/px, 2 to 4 and 50 to 110 µm at 1.0."""
+    ratios = []
+    for seed in range(5):
+        first, second = (render(Look(**(PLAIN | part)), 1400, np.random.default_rng(seed)) for part in (before, after))
+        fine = [np.log(band(image, 2, 4)) for image in (first, second)]
+        fine_halved = [np.log(band(halved(image), 2, 4)) for image in (first, second)]
+        wide = [np.log(band(halved(image), 50, 110)) for image in (first, second)]
+        ratios.append([np.diff(values)[0] for values in (fine, fine_halved, wide)])
+    return np.mean(ratios, axis=0)
+
+
+def test_grain_is_seen_at_half_a_micrometre_and_hardly_at_one():
+    fine, fine_halved, _ = change_of_bands({"grain": 0.0}, {"grain": 0.7})
+    assert fine > 0.1
+    assert fine > 2 * abs(fine_halved)
+
+
+def test_nests_are_seen_at_a_scale_that_only_a_tile_at_one_micrometre_holds():
+    fine, _, wide = change_of_bands({"nesting": 0.0}, {"nesting": 1.5})
+    assert wide > 0.2
+    assert wide > 2 * abs(fine)
+
+
+def test_both_signs_follow_what_slides_see_of_the_factors():
+    case = draw_case(Settings(seed=1), 0)
+    looks = {
+        (t, m): look_of(replace(case, seen={"slides": {"tumour": t, "microenvironment": m}}))
+        for t in (-1.0, 1.0)
+        for m in (-1.0, 1.0)
+    }
+    assert looks[-1, 1].grain == looks[-1, -1].grain < looks[1, -1].grain
+    assert looks[1, -1].nesting == looks[-1, -1].nesting < looks[-1, 1].nesting
 
 
 def test_stains_differ_from_slide_to_slide():

@@ -17,7 +17,7 @@ _TUMOR = re.compile(r"(W\d+)-(\d+)-(\d+)")  # patient, operation, tumour
 
 
 def cases_from_ivygap(
-    details: pd.DataFrame, expressed: Set[str], where: str | Path
+    details: pd.DataFrame, expressed: Set[str], where: str | Path, manifest: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per patient of a table that carries IvyGAP's clinical columns.
 
@@ -27,6 +27,7 @@ def cases_from_ivygap(
         per tumour (tumor_details.csv) or several that agree (sub_block_details.csv, rna_seq_samples_details.csv).
     expressed: the tumours that have an expression profile.
     where: only named in messages.
+    manifest: the cohort's manifest (case_id, kind, filename); without it no tumour has slides.
 
     Returns the columns of the case contract that the source knows, and `case_id, reason` of tumours set aside.
 
@@ -59,6 +60,7 @@ def cases_from_ivygap(
     unknown = sorted(set(expressed) - set(names))
     if unknown:
         raise InputError(f"{where}: the table lacks {len(unknown)} tumours with expression, the first {unknown[0]}")
+    slides = _slides(manifest)
     frame = pd.DataFrame(
         {
             "case_id": names,
@@ -67,10 +69,10 @@ def cases_from_ivygap(
             "age": _numbers(tumors, "age_in_years", r"(\d+(?:\.\d*)?)(?:\s*(?:yrs?|years?))?", where),
             "diagnosis": GLIOBLASTOMA,
             "grade": 4,
-            "slides": [[] for _ in names],
+            "slides": [slides.get(name, []) for name in names],
             "has_expression": names.isin(expressed),
             "has_alterations": False,
-            "has_slides": False,
+            "has_slides": names.isin(set(slides)),
         }
     )
     order = parts.assign(operation=parts[1].astype(int), tumor=parts[2].astype(int)).sort_values(["operation", "tumor"])
@@ -79,6 +81,14 @@ def cases_from_ivygap(
     reasons = [f"a later tumour of the patient of {names[number]}" for number in later]
     excluded = pd.DataFrame({"case_id": names[later.index], "reason": reasons}, dtype=str).sort_values("case_id")
     return frame.drop(later.index).reset_index(drop=True), excluded.reset_index(drop=True)
+
+
+def _slides(manifest: pd.DataFrame | None) -> dict[str, list[str]]:
+    """`{tumour: slide ids}`; an image of a tumour that the clinical table lacks belongs to no case."""
+    if manifest is None:
+        return {}
+    images = manifest[manifest["kind"] == "slide"]
+    return {tumor: sorted(Path(name).stem for name in names) for tumor, names in images.groupby("case_id")["filename"]}
 
 
 def _numbers(tumors: pd.DataFrame, column: str, pattern: str, where: str | Path) -> pd.Series:

@@ -60,10 +60,7 @@ def encode_regions(source: Path, regions: dict, settings: dict, encoder: Encoder
     for row in progress(used, "slides", total=len(used)):
         slide_id, table = slides.loc[row, "slide_id"], where[slides.loc[row, "slide_id"]]
         pixels = np.fromfile(source / f"{slide_id}.u8", np.uint8).reshape(len(table), side, side, 3)
-        crops = np.concatenate([cut_crops(region, corners, crop, settings["tile_px"]) for region in pixels])
-        features = np.concatenate(
-            [encoder.encode(crops[first : first + encoder.batch]) for first in range(0, len(crops), encoder.batch)]
-        )
+        features, _ = encoder.encode_all(cut_crops(region, corners, crop, settings["tile_px"]) for region in pixels)
         if not np.isfinite(features).all():
             reason = "the encoder gave values that are not finite"
             slides.loc[row, ["status", "reason", "n_tiles"]] = ["excluded", reason, 0]

@@ -1,36 +1,39 @@
-"""Tile encoders: an image model of timm that turns RGB tiles into feature vectors."""
+"""Tile encoders: an image model that turns RGB tiles into feature vectors, at the full rate of the device."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from histofuse.io import InputError
-from histofuse.slides.torchvision_shim import ensure_torchvision
+from histofuse.slides.encoder_models import build, folded, start_at_random
+from histofuse.slides.encoder_presets import Preset, find_preset
+from histofuse.slides.encoder_weights import explain, fetch_weights, load_weights, weights_digest
+from histofuse.slides.malloc import freed_memory_kept
 
-# Encoders that are a part of a timm model: name -> (model, stage after which it is cut). The ResNet-50 is the
-# one trained by torchvision on ImageNet-1k, cut after its third stage: 1024 channels, as CLAM and its heirs
-# use it.
-CUT_MODELS = {"resnet50-stage3": ("resnet50.tv_in1k", 3)}
-# Convolutions on a CPU choose their algorithm, and with it the last bits, by the size of the batch. A fixed
-# size keeps them independent of the settings; larger ones are no faster.
+# Convolutions on a CPU choose their algorithm, and with it the last bits, by the size of the batch and the number of
+# threads; from 16 images on they no longer do, and larger batches are no faster.
 CPU_BATCH = 16
 RANDOM_SEED = 0
-COUNTER = "num_batches_tracked"
+# Batches handed to a GPU before the oldest must be done: enough to keep it busy, few enough to bound the memory.
+IN_FLIGHT = 3
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model in evaluation mode. `dim` is the width of a feature, `digest` the sha256 of its weights."""
+    """A model in evaluation mode. `dim` is the width of a feature, `digest` the sha256 of its weights.
+
+    Tiles of another size than `input_px` are resized to it whole, antialiased (`interpolation`: bilinear or bicubic);
+    None: the model takes them as they are. `precision` is torch.float32 or torch.bfloat16.
+    """
 
     module: nn.Module
     mean: Tensor
@@ -40,133 +43,164 @@ class Encoder:
     digest: str
     batch: int
     device: torch.device
+    input_px: int | None = None
+    interpolation: str = "bicubic"
+    precision: torch.dtype = torch.float32
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        """uint8 RGB [n, height, width, 3] to float32 [n, dim]."""
+        return self.encode_all([tiles])[0]
+
+    def encode_all(self, batches: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
+        """All tiles of a slide: uint8 RGB batches [k, height, width, 3] of any k to features float32 [n, dim].
+
+        Also gives the share of the time, from asking for the first batch until the last feature is there, in which
+        the encoder computed; the rest was spent waiting for tiles. On a CPU a tile's feature is the same bytes
+        whatever stands beside it and however tiles are batched. Tiles go to a GPU while it works on those before,
+        and results stay there until the end.
+        """
+        on_gpu = self.device.type == "cuda"
+        features, spans, start = [], [], time.perf_counter()
+        with nullcontext() if on_gpu else freed_memory_kept():
+            for tiles, n in _recut(batches, self.batch, on_gpu):
+                tiles = tiles.to(self.device, non_blocking=True)
+                begin = self._now()
+                features.append(self._features(tiles)[:n])
+                spans.append((begin, self._now()))
+                if on_gpu and len(spans) > IN_FLIGHT:
+                    spans[-1 - IN_FLIGHT][1].synchronize()
+            found = torch.cat(features).cpu().numpy() if features else np.zeros((0, self.dim), np.float32)
+        wall = time.perf_counter() - start
+        busy = sum(begin.elapsed_time(end) / 1e3 if on_gpu else end - begin for begin, end in spans)
+        return found, min(busy / wall, 1.0)
 
     @torch.inference_mode()
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
-        """uint8 RGB [n, height, width, 3] to float32 [n, dim]; memory is meant for n ≤ `batch`."""
-        images = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+    def _features(self, tiles: Tensor) -> Tensor:
+        """uint8 [n, height, width, 3] to float32 [n, dim], both on the device."""
+        images = tiles.permute(0, 3, 1, 2).float().div_(255)
+        if self.input_px and images.shape[2:] != (self.input_px, self.input_px):
+            images = F.interpolate(images, (self.input_px, self.input_px), mode=self.interpolation, antialias=True)
+            images = images.clamp_(0, 1)  # a bicubic filter overshoots
         images = images.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
-        return self.module(images).float().cpu().numpy()
+        with self._arithmetic():
+            return self.module(images).float()
+
+    def _arithmetic(self) -> AbstractContextManager:
+        if self.precision != torch.float32:
+            return torch.autocast(self.device.type, self.precision)
+        # cuDNN's convolutions otherwise round float32 to 10 bits of mantissa.
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+    def _now(self) -> float | torch.cuda.Event:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 def load_encoder(settings: dict) -> Encoder:
     """Build the encoder that the settings name, on the GPU when there is one.
 
-    Settings: `encoder` (a name in CUT_MODELS or of any timm model), `tile_px`, `batch` (tiles at a time on a
-    GPU), and `weights`: "random" (He initialisation from a fixed seed), "hub" (what timm publishes for the
-    model), or a path to a .safetensors, .pth or .bin file of a state dict. Raises InputError when the model
-    is unknown, does not take tiles of this size, or the weights do not fit it.
-    """
-    ensure_torchvision()
-    import timm
+    Settings:
+        encoder: a preset (encoder_presets.tsv) or any timm model.
+        tile_px: side of the tiles.
+        batch: tiles at a time on a GPU.
+        weights: "random" (He initialisation from a fixed seed), "hub" (what is published for the model), or a path
+            to a .safetensors, .pth or .bin file of a state dict.
+        stage, pooling: see `build` in encoder_models.py; None or absent: the preset's or the model's own.
+        precision: "float32", "bfloat16" or "auto" (bfloat16 on a GPU that has it, else float32).
 
+    Raises InputError when the model is unknown, cannot be cut or pooled like that, does not take tiles of this size,
+    or the weights cannot be had or do not fit it.
+    """
     name, weights = settings["encoder"], settings["weights"]
-    model_name, stage = CUT_MODELS.get(name, (name, None))
-    cut = {"num_classes": 0} if stage is None else {"features_only": True, "out_indices": (stage,)}
+    stage, pooling = settings.get("stage"), settings.get("pooling")
+    preset = find_preset(name)
+    own = weights == "hub" and preset.library == "timm" and not preset.hub  # what timm itself publishes
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            model = timm.create_model(model_name, pretrained=weights == "hub", **cut)
+            module = build(preset, stage, pooling, pretrained=own).eval().requires_grad_(False)
             if weights == "random":
-                _start_at_random(model)
-    except Exception as error:  # unknown names, no network and failed downloads each raise their own kind
+                start_at_random(module)
+    except InputError:
+        raise
+    except Exception as error:  # failed downloads and kinds of models each raise their own
+        if own:
+            raise InputError(explain(preset, error)) from error
         raise InputError(f"encoder {name!r} with weights {weights!r} cannot be made: {error}") from error
+    if weights != "random" and not own:
+        load_weights(module.model, preset, fetch_weights(preset) if weights == "hub" else Path(weights))
 
-    if weights not in {"random", "hub"}:
-        with torch.device("meta"):
-            whole = timm.create_model(model_name).state_dict().keys()
-        _load_weights(model, Path(weights), ignored=set(whole))
+    mean, std, input_px, interpolation = _transform(preset, module.model)
+    image_px = input_px or settings["tile_px"]
+    digest = weights_digest(module.model)
+    dim = _width(module, name, image_px)
+    if dim != preset.dim and preset.dim and (stage, pooling) == (None, None):
+        raise InputError(f"encoder {name!r} gives {dim} numbers, not {preset.dim}: this version of timm changed it")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Encoder(
+        module=folded(module, image_px).to(device=device, memory_format=torch.channels_last),
+        mean=torch.tensor(mean, device=device).view(1, 3, 1, 1),
+        std=torch.tensor(std, device=device).view(1, 3, 1, 1),
+        dim=dim,
+        name=name,
+        digest=digest,
+        batch=CPU_BATCH if device.type == "cpu" else settings["batch"],
+        device=device,
+        input_px=input_px,
+        interpolation=interpolation,
+        precision=_precision(settings.get("precision", "auto"), device),
+    )
+
+
+def _recut(batches: Iterable[np.ndarray], size: int, on_gpu: bool) -> Iterator[tuple[Tensor, int]]:
+    """Tiles [size, height, width, 3] and how many of them count, from batches of any length.
+
+    On a CPU the last one is filled up with black, so that every convolution sees `size` images. For a GPU it is
+    shorter, and all are pinned; each has memory of its own, because copies to the GPU are still under way when the
+    next is filled.
+    """
+    buffer, filled = None, 0
+    for batch in batches:
+        while len(batch):
+            if buffer is None:
+                buffer, filled = torch.zeros((size, *batch.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu), 0
+            n = min(size - filled, len(batch))
+            buffer.numpy()[filled : filled + n] = batch[:n]
+            batch, filled = batch[n:], filled + n
+            if filled == size:
+                yield buffer, size
+                buffer = None
+    if buffer is not None:
+        yield buffer[:filled] if on_gpu else buffer, filled
+
+
+def _transform(preset: Preset, model: nn.Module) -> tuple[tuple, tuple, int | None, str]:
+    """Mean, SD, side of the images (None: any) and interpolation: the preset's, else what timm says of the model."""
+    if preset.mean:
+        return preset.mean, preset.std, preset.input_px, preset.interpolation
+    import timm
 
     config = timm.data.resolve_data_config({}, model=model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    digest = _weights_digest(model)
-    module = nn.Sequential(model, _MeanOverPositions()).eval().requires_grad_(False)
-    dim = _width(module, name, settings["tile_px"])
-    module = _folded(module, settings["tile_px"]).to(device=device, memory_format=torch.channels_last)
-    mean, std = (torch.tensor(config[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
-    batch = CPU_BATCH if device.type == "cpu" else settings["batch"]
-    return Encoder(module, mean, std, dim, name, digest, batch, device)
+    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size", False)
+    input_px = config["input_size"][-1] if fixed else None
+    interpolation = config["interpolation"] if config["interpolation"] in {"bilinear", "bicubic"} else "bicubic"
+    return config["mean"], config["std"], input_px, interpolation
 
 
-class _MeanOverPositions(nn.Module):
-    """Feature maps [n, dim, h, w] (in a list, as timm's cut models give them) to [n, dim]; vectors stay."""
-
-    def forward(self, output: Tensor | list[Tensor]) -> Tensor:
-        output = output[0] if isinstance(output, (list, tuple)) else output
-        return output.mean(dim=(2, 3)) if output.ndim == 4 else output
-
-
-def _start_at_random(model: nn.Module) -> None:
-    """He initialisation that lets an untrained network tell tiles apart.
-
-    timm starts the last normalisation of a residual block at zero (the block does nothing), and at one every
-    block doubles the variance until all tiles look alike: the mean cosine between tiles of real slides is
-    then 0.999. At a tenth, with convolutions scaled by their inputs, features are near 1 and linear fits to
-    them, tested on stains they have not seen, follow optical density and nuclear area at correlations of 0.93
-    to 1.00.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d) and not module.weight.any():
-            nn.init.constant_(module.weight, 0.1)
-
-
-def _load_weights(model: nn.Module, path: Path, ignored: set[str]) -> None:
-    """Load a state dict strictly; only keys of the whole timm model that were cut off may be left over."""
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format raises its own kinds
-        raise InputError(f"{path}: encoder weights cannot be read ({error})") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    # Counters of training steps: older files lack them, and a model in evaluation does not look at them.
-    wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
-    problems = {
-        "missing": sorted(wanted.keys() - state.keys()),
-        "unknown": sorted(state.keys() - model.state_dict().keys() - ignored),
-        "of another shape": sorted(k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape),
-    }
-    if any(problems.values()):
-        text = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys)
-        raise InputError(f"{path}: the weights do not fit the encoder ({text})")
-    model.load_state_dict({key: state[key] for key in wanted}, strict=False)
-
-
-def _weights_digest(model: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of all weights."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        if key.endswith(COUNTER):
-            continue
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _precision(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
 
 
 @torch.inference_mode()
-def _width(module: nn.Module, name: str, tile_px: int) -> int:
+def _width(module: nn.Module, name: str, image_px: int) -> int:
     try:
-        return module(torch.zeros(1, 3, tile_px, tile_px)).shape[1]
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise InputError(f"encoder {name!r} does not take tiles of {tile_px} px: {error}") from error
-
-
-@torch.no_grad()
-def _folded(module: nn.Module, tile_px: int) -> nn.Module:
-    """The same function with normalisations folded into convolutions: a quarter faster on a CPU.
-
-    Whether a normalisation follows the convolution that stands before it is up to the model's forward pass,
-    so the result is compared with the original and dropped where they differ.
-    """
-    folded = copy.deepcopy(module)
-    for parent in list(folded.modules()):
-        for (conv_name, conv), (norm_name, norm) in pairwise(parent.named_children()):
-            # Exactly this class: timm's subclasses also hold the activation.
-            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, nn.Identity())
-    probe = torch.rand(2, 3, tile_px, tile_px, generator=torch.Generator().manual_seed(0))
-    return folded if torch.allclose(folded(probe), module(probe), rtol=1e-4, atol=1e-4) else module
+        return module(torch.zeros(1, 3, image_px, image_px)).shape[1]
+    except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
+        how = f" with pooling {module.pooling!r}" if module.pooling != "model" else ""
+        raise InputError(f"encoder {name!r}{how} does not take tiles of {image_px} px: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from histofuse.slides.reader_resolution import resolution
 from histofuse.slides.reader_slide import Level, Slide, SlideError
 
 SIGNATURES = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
-# A piece is a band of rows, at most so high and so large.
-BAND_ROWS = 256
-BAND_BYTES = 64 * 2**20
+# A piece is a band of so many rows: libvips hands over few rows faster than many.
+BAND_ROWS = 32
+
+# libvips also raises what it warns of.
+logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 # A progressive JPEG is decoded only after all its coefficients (2 bytes each) are read, an interlaced PNG as a whole.
 WHOLE_IMAGE_BYTES = 1200 * 2**20
 
@@ -40,8 +43,7 @@ class ImageSlide(Slide):
                 f"too large: a {kind} of {image.width} × {image.height} pixels would have to be in memory at once; "
                 "write it again as an ordinary one"
             )
-        rows = max(8, min(BAND_ROWS, BAND_BYTES // (image.width * 3)))
-        level = Level(image.width, image.height, 1.0, image.width, rows)
+        level = Level(image.width, image.height, 1.0, image.width, BAND_ROWS)
         # The dots per inch of such files are a printer's, or a camera's guess.
         super().__init__([level], resolution(mpp, [], 0.0), format)
 

@@ -5,6 +5,7 @@ Pixels are those of OpenSlide at a third of its time: most of what OpenSlide doe
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
 JPEG = 7
 # None, LZW, deflate (two numbers), PackBits, LZMA, Zstandard, WebP.
 OTHER_COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000, 50001)
-# OpenSlide knows how Aperio colours its JPEG 2000; this way is for files that it refuses.
+# OpenSlide knows how Aperio colours its JPEG 2000; others it refuses.
 JPEG_2000 = (33005, 34712)
 REDUCED_IMAGE, MACRO = 1, 8
 PREMULTIPLIED, STRAIGHT = 1, 2  # ExtraSamples; 0 is a channel without a stated meaning, which is ignored
@@ -34,8 +35,11 @@ PIECE_BYTES = 256 * 2**20
 ROWS = 256
 MAX_PAGES = 1000
 # JPEG data end with this, but for padding. A decoder goes past holes (zeros that no download filled) with wrong
-# pixels, so pieces with such a run of zeros are looked at by a stricter one. Blank pieces have such runs, too.
+# pixels, so pieces with such a run of zeros, which blank ones can have too, are shown to a stricter one.
 JPEG_END, HOLE = b"\xff\xd9", bytes(64)
+
+# What makes a slide useless is raised, too.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 class Unsupported(Exception):
@@ -253,7 +257,7 @@ def _check_kind(page: tifffile.TiffPage, vendor: str | None) -> None:
     if page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR) or page.samplesperpixel not in wanted:
         raise Unsupported(f"{page.samplesperpixel} samples of the kind {page.photometric!s} are not read")
     known = page.compression == JPEG or (page.photometric != YCBCR and page.compression in OTHER_COMPRESSIONS)
-    jpeg_2000 = vendor is None and page.photometric != YCBCR and page.compression in JPEG_2000
+    jpeg_2000 = vendor != "aperio" and page.photometric != YCBCR and page.compression in JPEG_2000
     if not known and not jpeg_2000:
         raise Unsupported(f"compression {page.compression!s} of {page.photometric!s} is not read")
 

@@ -13,7 +13,7 @@ from histofuse.io import InputError, atomic, progress, read_table
 from histofuse.slides.naming import Names, short_name
 from histofuse.slides.normalise import STAIN_COLUMNS, check_target, fit_stains, normaliser, stain_columns
 from histofuse.slides.picture import picture
-from histofuse.slides.quality import Survey, slide_quality, survey
+from histofuse.slides.quality import QUALITY, Survey, slide_quality, survey
 from histofuse.slides.reader import Slide, SlideError, open_slide
 from histofuse.slides.region_table import read_regions
 from histofuse.slides.stain import DENSITY, PENALTY, START, Stains, concentrations
@@ -24,7 +24,7 @@ STEP = 4
 # A slide within this of a region's size is a region that somebody has cut out.
 SAME_SIZE = 0.01
 # Squares whose pixels tell a slide's stains, wherever its regions lie.
-STAIN_TILE = {"tile_px": 224, "min_tissue": 0.5, "max_tiles": 2500}
+STAIN_TILE = {"tile_px": 224, "min_tissue": 0.5}
 PREVIEW_PX = 256
 COPY_BYTES = 1 << 24
 SLIDE_COLUMNS = {
@@ -42,8 +42,8 @@ SLIDE_COLUMNS = {
     ),
     **STAIN_COLUMNS,
 }
-# Of a region: its upper left corner and side in level-0 pixels, its own µm/px, the shares of its area, and its mean
-# concentration of haematoxylin at 8 µm/px.
+# Of a region: its upper left corner and side in level-0 pixels, its own µm/px, shares of its area (blurred and fold: of
+# its tissue), and its mean concentration of haematoxylin at 8 µm/px.
 REGION_COLUMNS = {
     "slide_id": "str",
     "case_id": "str",
@@ -84,11 +84,14 @@ def cut_regions(receipt: pd.DataFrame, settings: dict, directory: Path) -> tuple
                 continue
             override = settings["mpp_overrides"].get(slide_id) or _number(mpp)
             with open_slide(path, override) as slide:
-                about, regions = cut_slide(slide, slide_id, settings, places, directory)
+                row |= {"width": slide.width, "height": slide.height, "mpp": slide.mpp}
+                view = survey(slide, settings["quality"])
+                row |= slide_quality(view)
+                stains, regions = cut_slide(view, slide, slide_id, settings, places, directory)
         except SlideError as error:
             rows.append(row | {"reason": str(error), "stain": "", "stain_reason": ""})
             continue
-        rows.append(row | about | {"status": "used", "n_regions": len(regions)})
+        rows.append(row | stains | {"status": "used", "n_regions": len(regions)})
         frames.append(regions.assign(slide_id=slide_id, case_id=case_id))
     regions = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(REGION_COLUMNS))
     return (
@@ -98,13 +101,12 @@ def cut_regions(receipt: pd.DataFrame, settings: dict, directory: Path) -> tuple
 
 
 def cut_slide(
-    slide: Slide, slide_id: str, settings: dict, places: pd.DataFrame | None, directory: Path
+    view: Survey, slide: Slide, slide_id: str, settings: dict, places: pd.DataFrame | None, directory: Path
 ) -> tuple[dict, pd.DataFrame]:
-    """Cut one slide's regions and write its files (see `cut_regions`); returns what its row says, and the regions.
+    """Cut one slide's regions and write its files (see `cut_regions`); returns STAIN_COLUMNS, and the regions.
 
     `places`: `x, y, side` where a table gives them, else None. Raises SlideError.
     """
-    view = survey(slide, settings["quality"])
     if places is None:
         regions = choose_regions(view, slide, settings)
     else:
@@ -123,8 +125,7 @@ def cut_slide(
         picture(view, corners, regions["side"].iloc[0] * slide.mpp / view.mpp).save(temporary)
     with atomic(directory / f"{slide_id}.thumbnail.jpg") as temporary:
         Image.fromarray(view.thumbnail).save(temporary)
-    size = {"width": slide.width, "height": slide.height, "mpp": slide.mpp}
-    return size | slide_quality(view) | stain_columns(stains, reason), regions
+    return stain_columns(stains, reason), regions
 
 
 def choose_regions(view: Survey, slide: Slide, settings: dict) -> pd.DataFrame:
@@ -138,6 +139,8 @@ def choose_regions(view: Survey, slide: Slide, settings: dict) -> pd.DataFrame:
     side = slide.footprint(settings["side_px"], settings["mpp"])
     if max(abs(slide.width / side - 1), abs(slide.height / side - 1)) <= SAME_SIZE:
         return _measured(view, slide, pd.DataFrame({"x": [0], "y": [0], "side": [side]}), settings)
+    if not view.tissue.any():
+        raise SlideError("no tissue found")
     if side > min(slide.width, slide.height):
         raise SlideError(f"smaller than a region: {slide.width} × {slide.height} px, a region takes {side} px")
     step = max(1, side // STEP)
@@ -148,8 +151,9 @@ def choose_regions(view: Survey, slide: Slide, settings: dict) -> pd.DataFrame:
     if not good.any():
         share = candidates["tissue"].max()
         raise SlideError(f"no region is at least {settings['min_tissue']:.0%} tissue; the best has {share:.0%}")
+    thresholds = QUALITY | settings["quality"]
     for what in ("blurred", "pen", "fold", "black"):
-        last, good = good, good & (candidates[what] <= settings["quality"][f"max_{what}"] + 1e-9)
+        last, good = good, good & (candidates[what] <= thresholds[f"max_{what}"] + 1e-9)
         if not good.any():
             raise SlideError(f"none of the {last.sum()} regions of tissue is free enough of what is {what}")
     chosen: list[pd.Series] = []
@@ -197,6 +201,7 @@ def previews(slides: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     number = index.groupby("slide_id").cumcount() + 1
     names = [_label(slide_id, k) for slide_id, k in zip(index["slide_id"], number, strict=True)]
     shown = pd.DataFrame({"slide_id": names, "status": "used", "reason": "", "directory": folder})
+    shown = shown.assign(**{f"{what}_fraction": index[what] for what in ("blurred", "fold", "pen", "black")})
     return pd.concat([shown, excluded[list(shown)]]).sort_values("slide_id", ignore_index=True)
 
 
@@ -235,30 +240,27 @@ def _checked(slide: Slide, places: pd.DataFrame, settings: dict) -> pd.DataFrame
 def _measured(view: Survey, slide: Slide, places: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """Regions `x, y, side` with their µm/px and what their areas hold."""
     pixel = view.mpp / slide.mpp
-    maps = _maps(view, settings)
-    out = places.assign(mpp=places["side"] * slide.mpp / settings["side_px"])
+    height, width = view.tissue.shape
+    ends = {axis: places[axis] + places["side"] for axis in ("x", "y")}
     left, top = (np.rint(places[axis].to_numpy() / pixel).astype(int) for axis in ("x", "y"))
-    right, bottom = (np.rint((places[axis] + places["side"]).to_numpy() / pixel).astype(int) for axis in ("x", "y"))
-    for name, values in maps.items():
-        height, width = values.shape
-        x0, y0 = np.minimum(left, width - 1), np.minimum(top, height - 1)
-        x1, y1 = np.clip(right, x0 + 1, width), np.clip(bottom, y0 + 1, height)
+    right, bottom = (np.rint(ends[axis].to_numpy() / pixel).astype(int) for axis in ("x", "y"))
+    left, top = np.minimum(left, width - 1), np.minimum(top, height - 1)
+    right, bottom = np.clip(right, left + 1, width), np.clip(bottom, top + 1, height)
+
+    def total(values: np.ndarray) -> np.ndarray:
         area = np.pad(np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1), ((1, 0), (1, 0)))
-        total = area[y1, x1] - area[y0, x1] - area[y1, x0] + area[y0, x0]
-        out[name] = total / ((x1 - x0) * (y1 - y0))
-    return out
+        return area[bottom, right] - area[top, right] - area[bottom, left] + area[top, left]
 
-
-def _maps(view: Survey, settings: dict) -> dict[str, np.ndarray]:
-    """What a region's area is measured by, each [rows, columns] at the survey's resolution."""
-    return {
-        "tissue": view.tissue,
-        "blurred": view.tissue & (view.sharpness < settings["quality"]["sharpness"]),
-        "pen": view.pen,
-        "fold": view.fold,
-        "black": view.black,
-        "haematoxylin": _haematoxylin(view.thumbnail),
-    }
+    area, tissue = (right - left) * (bottom - top), total(view.tissue)
+    return places.assign(
+        mpp=places["side"] * slide.mpp / settings["side_px"],
+        tissue=tissue / area,
+        blurred=total(view.blurred & view.tissue) / np.maximum(tissue, 1),
+        pen=total(view.pen) / area,
+        fold=total(view.fold & view.tissue) / np.maximum(tissue, 1),
+        black=total(view.black) / area,
+        haematoxylin=total(_haematoxylin(view.thumbnail)) / area,
+    )
 
 
 def _haematoxylin(image: np.ndarray) -> np.ndarray:

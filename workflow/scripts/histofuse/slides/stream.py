@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+import torch.multiprocessing
 
+from histofuse.slides.normalise import normaliser
 from histofuse.slides.reader import Slide, SlideError, open_slide
+from histofuse.slides.stain import Stains
 
 # Tiles that a process reads at a time: whole rows of the grid, so that neighbours share what is decoded.
 BAND_TILES = 128
-# Bands read ahead by each process: with 128 tiles of 224 px, 40 MB.
+# Bands read ahead per process: with 128 tiles of 224 px, 40 MB.
 BANDS_AHEAD = 2
+
+
+class Readers:
+    """Processes that read tiles ahead; use it in a `with` block, for many slides. With 0 processes there are none.
+
+    They are forked from a server that has opened no slide, because libvips does not survive a fork of a process that
+    has used it. A script that starts them needs `if __name__ == "__main__"`, as it is imported again by each.
+    """
+
+    def __init__(self, processes: int = 0):
+        self.processes = processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def map(self, function: Callable, arguments: list[tuple]) -> Iterator:
+        """Results in order; at most BANDS_AHEAD calls per process are under way or waiting to be taken."""
+        if self._pool is None:
+            context = torch.multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+            self._pool = ProcessPoolExecutor(self.processes, context)
+        waiting: deque = deque()
+        try:
+            for call in arguments:
+                waiting.append(self._pool.submit(function, *call))
+                if len(waiting) > BANDS_AHEAD * self.processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            self._stop()
+            raise SlideError("a process that read it died (out of memory?); see the log") from error
+        finally:
+            for call in waiting:
+                call.cancel()
 
 
 def stream_tiles(
@@ -23,33 +73,24 @@ def stream_tiles(
     coords: np.ndarray,
     size_px: int,
     mpp: float,
-    normalise: Callable[[np.ndarray], np.ndarray],
-    processes: int = 0,
+    stains: Stains | None,
+    options: dict,
+    readers: Readers,
 ) -> Iterator[np.ndarray]:
     """Yield the squares at `coords` in their order, in arrays uint8 [k, size_px, size_px, 3] of any length k.
 
     Parameters: `slide` is the open slide and `path` its file, which other processes open for themselves. `coords`
-    int64 [n, 2] are level-0 corners, ordered by y, then x (as a grid is). `normalise` maps tiles to tiles.
-    With `processes` = 0 the tiles are read here, as they are asked for; else that many processes read and normalise
-    ahead. The tiles are the same either way.
+    int64 [n, 2] are level-0 corners, ordered by y, then x (as a grid is). `stains` and `options` say how the tiles are
+    normalised (see `normalise.normaliser`). Without processes in `readers` the tiles are read here, as they are
+    asked for. They are the same either way.
 
     Raises SlideError when the slide is damaged where a tile lies.
     """
-    if processes == 0:
-        yield from _in_order(slide, coords, size_px, mpp, normalise)
+    if readers.processes == 0:
+        yield from _in_order(slide, coords, size_px, mpp, normaliser(stains, options))
         return
-    bands = _Bands(path, slide.mpp, coords, size_px, mpp, normalise)
-    loader = DataLoader(
-        bands,
-        batch_size=None,
-        num_workers=min(processes, len(bands)),
-        prefetch_factor=BANDS_AHEAD,
-        collate_fn=_unchanged,
-        multiprocessing_context="fork",
-    )
-    for tiles in loader:
-        if isinstance(tiles, str):
-            raise SlideError(tiles)
+    calls = [(str(path), slide.mpp, band, size_px, mpp, stains, options) for band in _cut(coords)]
+    for tiles in readers.map(_read_band, calls):
         yield tiles.numpy()
 
 
@@ -74,38 +115,29 @@ def _in_order(
             yield np.stack(ready)
 
 
-class _Bands(Dataset):
-    """A slide's tiles in pieces of some rows of the grid, each piece read at once."""
+# What a reading process has open: the slide and its normalisation, by what they were made of.
+_kept: dict[tuple, tuple[Slide, Callable]] = {}
 
-    def __init__(self, path, slide_mpp, coords, size_px, mpp, normalise):
-        self._path, self._slide_mpp, self._normalise = path, slide_mpp, normalise
-        self._size_px, self._mpp = size_px, mpp
-        self._bands = _cut(coords)
-        self._slide: Slide | None = None
 
-    def __len__(self) -> int:
-        return len(self._bands)
-
-    def __getitem__(self, k: int) -> torch.Tensor | str:
-        """A band's tiles, or why they cannot be read: an exception would come back wrapped in its traceback."""
-        try:
-            if self._slide is None:
-                self._slide = open_slide(self._path, self._slide_mpp)
-            parts = list(_in_order(self._slide, self._bands[k], self._size_px, self._mpp, self._normalise))
-        except SlideError as error:
-            return str(error)
-        return torch.from_numpy(np.concatenate(parts))
+def _read_band(
+    path: str, slide_mpp: float, coords: np.ndarray, size_px: int, mpp: float, stains: Stains | None, options: dict
+) -> torch.Tensor:
+    """A band's tiles as a tensor, which comes to the other process through shared memory."""
+    key = path, slide_mpp, None if stains is None else stains.matrix.tobytes() + stains.p99.tobytes()
+    if key not in _kept:
+        for slide, _ in _kept.values():
+            slide.close()
+        _kept.clear()
+        _kept[key] = open_slide(path, slide_mpp), normaliser(stains, options)
+    slide, normalise = _kept[key]
+    return torch.from_numpy(np.concatenate(list(_in_order(slide, coords, size_px, mpp, normalise))))
 
 
 def _cut(coords: np.ndarray) -> list[np.ndarray]:
     """Coordinates in pieces of whole rows with at least BAND_TILES tiles each, but for the last."""
-    edges = [0, *(np.flatnonzero(np.diff(coords[:, 1])) + 1).tolist(), len(coords)]
+    edges = [*(np.flatnonzero(np.diff(coords[:, 1])) + 1).tolist(), len(coords)]
     cuts = [0]
-    for edge in edges[1:]:
+    for edge in edges:
         if edge - cuts[-1] >= BAND_TILES or edge == len(coords):
             cuts.append(edge)
-    return [coords[first:last] for first, last in zip(cuts, cuts[1:], strict=False)]
-
-
-def _unchanged(item):
-    return item
+    return [coords[first:last] for first, last in pairwise(cuts)]

@@ -22,6 +22,12 @@ TRIES = 3  # in a row without one new byte
 TIMEOUT = 60  # seconds without an answer
 _CHUNK = 1 << 20
 _WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_PADDING = 4096  # bytes that may follow the end marker
+
+
+class Unavailable(Exception):
+    """A service cannot be reached from here; the message is the reason that a table's row will show."""
 
 
 def source_of(url: str, mirror: str | Path | None) -> Path | str:
@@ -41,6 +47,27 @@ def source_of(url: str, mirror: str | Path | None) -> Path | str:
     return Path(mirror, inside)
 
 
+def ask(url: str, source: str, question: Mapping | None = None, *, timeout: float, hint: str = "") -> dict:
+    """The JSON answer of `source` (where `url` is looked for) to a question (POST) or, without one, to an address.
+
+    Raises Unavailable when nobody answers, InputError when the question is refused (`hint` says what to check) or the
+    answer is not JSON.
+    """
+    body = None if question is None else json.dumps(question).encode()
+    headers = {"Content-Type": "application/json", "User-Agent": "histofuse"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(source, body, headers), timeout=timeout) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise Unavailable(f"{url} answers {error.code} {error.reason}") from error
+        raise InputError(f"{url} refuses the question: {error.code} {error.reason}{hint}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+    except ValueError as error:
+        raise InputError(f"{url} did not answer JSON ({error}); is a proxy in between?") from error
+
+
 def fetch_file(
     row: Mapping[str, str], directory: str | Path, mirror: str | Path | None = None, *, pause: float = 2.0
 ) -> Path:
@@ -48,7 +75,8 @@ def fetch_file(
 
     A file that is there and verifies is kept. A download that broke off goes on where it stopped (`.part`
     beside the target), is tried again after `pause`, 2·`pause`, … seconds, and gets its name only once its
-    size and checksums are right. Raises InputError when the content is not what the manifest says (the part
+    size and checksums are right. The part that an earlier run left is continued only where a checksum will tell
+    whether both halves are of one file. Raises InputError when the content is not what the manifest says (the part
     is removed), when the file does not exist there, or after three tries in a row that brought nothing.
     """
     target = Path(directory, row["kind"], row["filename"])
@@ -56,6 +84,8 @@ def fetch_file(
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
+    if not (row["md5"] or row["sha256"]):
+        part.unlink(missing_ok=True)
     source = source_of(row["url"], mirror)
     if isinstance(source, Path):
         _take(source, part, row)
@@ -80,8 +110,8 @@ def fetch_file(
 def problem_with(path: Path, row: Mapping[str, str]) -> str | None:
     """Say how a file differs from its manifest row (size, md5, sha256), or None if it does not.
 
-    A live API answer has no checksum: it must at least be JSON, and IvyGAP's tables and archive, which have none
-    either, not the HTML page of a proxy or of a portal that moved them.
+    A live API answer has no checksum: it must at least be JSON, IvyGAP's tables and archive, which have none
+    either, not the HTML page of a proxy or of a portal that moved them, and a slide named as a JPEG a whole one.
     """
     size = path.stat().st_size
     if row["size"] and size != int(row["size"]):
@@ -98,6 +128,24 @@ def problem_with(path: Path, row: Mapping[str, str]) -> str | None:
         with path.open("rb") as file:
             if file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
                 return "expected a table or a zip, got a web page (HTML); the portal has moved the file"
+    if row["kind"] == "slide" and Path(row["filename"]).suffix.lower() in {".jpg", ".jpeg"}:
+        return _problem_with_jpeg(path)
+    return None
+
+
+def _problem_with_jpeg(path: Path) -> str | None:
+    """What tells without decoding that a file is not a whole JPEG: its first bytes, and the end marker."""
+    with path.open("rb") as file:
+        start = file.read(512)
+        file.seek(max(0, path.stat().st_size - _JPEG_PADDING))
+        end = file.read()
+    if start.lstrip().startswith(b"<"):
+        return "expected a JPEG image, got a web page (HTML)"
+    if not start.startswith(_JPEG_START):
+        return "expected a JPEG image, got something else"
+    # Within the image data a marker's first byte is always followed by 0 or a restart number.
+    if _JPEG_END not in end:
+        return "the JPEG image is cut off: its end marker is missing"
     return None
 
 

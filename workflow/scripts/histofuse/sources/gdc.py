@@ -7,10 +7,7 @@ a cBioPortal study.
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlencode
@@ -18,7 +15,7 @@ from urllib.parse import urlencode
 import pandas as pd
 
 from histofuse.io import InputError, progress
-from histofuse.sources.fetch import source_of
+from histofuse.sources.fetch import Unavailable, ask, source_of
 from histofuse.sources.manifest import COLUMNS
 
 GDC = "https://api.gdc.cancer.gov"
@@ -44,10 +41,6 @@ _FIELDS = ",".join(
     )
 )
 _PRIMARY = "Primary Tumor"
-
-
-class Unavailable(Exception):
-    """The service cannot be reached from here; the message is the reason that a table's row will show."""
 
 
 def query_manifest(
@@ -163,16 +156,4 @@ def _ask(url: str, question: Mapping | None, mirror: str | None, timeout: float)
         raise Unavailable(
             f"{url} can be asked on the network only; name a `manifest` file for use with a mirror folder"
         )
-    body = None if question is None else json.dumps(question).encode()
-    headers = {"Content-Type": "application/json", "User-Agent": "histofuse"}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(source, body, headers), timeout=timeout) as answer:
-            return json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise Unavailable(f"{url} answers {error.code} {error.reason}") from error
-        raise InputError(f"{url} refuses the question: {error.code} {error.reason}; check `projects`") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
-    except ValueError as error:
-        raise InputError(f"{url} did not answer JSON ({error}); is a proxy in between?") from error
+    return ask(url, source, question, timeout=timeout, hint="; check `projects`")

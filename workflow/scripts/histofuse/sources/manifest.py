@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +12,16 @@ import pandas as pd
 
 from histofuse.io import InputError, read_table
 
-COLUMNS = ("file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256", "batch")
+# `mpp` is the resolution of an image that does not state it itself, µm per pixel.
+COLUMNS = ("file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256", "mpp", "batch")
+OPTIONAL = {"mpp"}  # a manifest from outside may lack it
 KINDS = (
     "clinical",  # GDC /cases response, JSON
     "molecular",  # cBioPortal clinical-data response, JSON
     "expression",  # GDC augmented STAR counts, TSV
     "mutations",  # GDC masked somatic mutations, MAF (gz)
     "copy_number",  # GDC gene-level copy number, TSV
-    "slide",  # whole-slide image, SVS
+    "slide",  # whole-slide image, SVS or plain JPEG
     "table",  # published table, zipped CSV
     "splits",  # published split, CSV; its file_id is "<protocol>/<split>"
     "ivygap_expression",  # the Allen Institute's FPKM of microdissected samples, zipped CSVs
@@ -44,7 +47,7 @@ def read_manifest(path: str | Path, *, batched: bool = True) -> pd.DataFrame:
     if not batched and "batch" not in frame:
         frame["batch"] = ""
     check_manifest(frame, path)
-    return frame
+    return frame.reindex(columns=list(COLUMNS), fill_value="")
 
 
 def check_manifest(frame: pd.DataFrame, path: str | Path) -> None:
@@ -52,7 +55,7 @@ def check_manifest(frame: pd.DataFrame, path: str | Path) -> None:
 
     `path` is only named in messages. Raises InputError naming the row (1 = first below the header).
     """
-    missing = [column for column in COLUMNS if column not in frame]
+    missing = [column for column in COLUMNS if column not in frame and column not in OPTIONAL]
     if missing:
         raise InputError(f"{path}: the manifest lacks the column(s) {', '.join(missing)}")
     for number, row in enumerate(frame.to_dict("records"), start=1):
@@ -80,10 +83,20 @@ def _problem(row: Mapping[str, str]) -> str | None:
         return f"the address {row['url']!r} is not an http(s) address"
     if not re.fullmatch(r"\d*", row["size"]):
         return f"the size {row['size']!r} is not a whole number of bytes"
+    mpp = row.get("mpp", "")
+    if mpp and not _is_resolution(mpp):
+        return f"the resolution mpp {mpp!r} is not a positive number of µm per pixel"
     for algorithm, length in _DIGESTS.items():
         if row[algorithm] and not re.fullmatch(rf"[0-9a-fA-F]{{{length}}}", row[algorithm]):
             return f"{algorithm} {row[algorithm]!r} is not {length} hexadecimal digits"
     return None
+
+
+def _is_resolution(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def assign_batches(frame: pd.DataFrame, files_per_job: Mapping[str, int]) -> pd.DataFrame:
@@ -97,4 +110,4 @@ def assign_batches(frame: pd.DataFrame, files_per_job: Mapping[str, int]) -> pd.
     position = frame.groupby("kind").cumcount()
     length = frame["kind"].map(lambda kind: files_per_job.get(kind, 1 if kind == "slide" else len(frame)))
     frame["batch"] = [f"{k}-{n:03d}" for k, n in zip(frame["kind"], position // length)]
-    return frame[list(COLUMNS)]
+    return frame.reindex(columns=list(COLUMNS), fill_value="")

@@ -107,7 +107,8 @@ def draw_case(settings: Settings, number: int) -> Case:
     has[str(which)] = not lacks_one
     has_labels = bool(absent.random() >= settings.missing / 2)
     has_follow_up = bool(event or absent.random() >= settings.missing / 10)
-    n_slides = int(absent.integers(1, settings.slides_per_case + 1)) if has["slides"] else 0
+    some = has["slides"] and settings.slides_per_case > 0
+    n_slides = int(absent.integers(1, settings.slides_per_case + 1)) if some else 0
     return Case(
         number=number,
         case_id=case_id,

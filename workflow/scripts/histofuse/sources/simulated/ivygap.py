@@ -37,6 +37,7 @@ PLATFORM = 0.4
 # The noise of a gene is shared by the samples of a tumour but for this part (sd, log2).
 SAMPLE_NOISE = 0.35
 BRAIN_GENES = "AQP4 CLU GAD1 GFAP MBP MOG NEFL PLP1 RBFOX3 S100B SLC17A7 SLC1A3 SNAP25 SYT1"
+SECTIONS_BETWEEN = 4  # stained with H&E, one in so many sections of a sub-block
 SHARE_MISSING, SHARE_UNKNOWN = 0.06, 0.02  # of genes: not in the annotation; only in it, under names that went
 
 
@@ -106,6 +107,19 @@ class Sample:
         return 309_780_000 + 100 * STRUCTURES[self.structure].number + 2 * place + self.by.startswith("control-")
 
 
+@dataclass(frozen=True)
+class Image:
+    """An H&E section. `number` is its id at the Allen Institute."""
+
+    number: int
+    sub_block: SubBlock
+    section: int
+
+    @property
+    def slide_id(self) -> str:
+        return f"{self.sub_block.name}_{self.number}"
+
+
 def draw_tumours(settings: Settings) -> list[Case]:
     """The IDH wild-type cases among those of the factor model, all of grade 4, named W1-1-1, W2-1-1 and so on.
 
@@ -118,8 +132,9 @@ def draw_tumours(settings: Settings) -> list[Case]:
         number += 1
         if case.idh == "wildtype":
             name = f"W{len(tumours) + 1}-1-1"
-            has = {"expression": all(case.has.values()), "alterations": False, "slides": False}
-            tumours.append(replace(case, case_id=name, grade=4, has=has, slides=()))
+            has = {"expression": all(case.has.values()), "alterations": False, "slides": settings.slides_per_case > 0}
+            tumour = replace(case, case_id=name, grade=4, has=has)
+            tumours.append(replace(tumour, slides=tuple(image.slide_id for image in images(tumour, settings))))
     return tumours
 
 
@@ -168,6 +183,16 @@ def samples(tumour: Case, settings: Settings) -> list[Sample]:
         Sample(first + k, tumour, places[int(rng.integers(len(places)))], structure, by)
         for k, (structure, by) in enumerate(kinds)
     ]
+
+
+def images(tumour: Case, settings: Settings) -> list[Image]:
+    """The H&E images of a tumour, 1 to `slides_per_case` of them, spread over its sub-blocks; none if that is 0."""
+    if not tumour.has["slides"]:
+        return []
+    blocks = sub_blocks(tumour, settings)
+    number = int(generator(settings, tumour.number, "slides").integers(1, settings.slides_per_case + 1))
+    first = 310_000_000 + 100 * (tumour.number - FIRST_NUMBER)
+    return [Image(first + k, blocks[k % len(blocks)], 1 + SECTIONS_BETWEEN * (k // len(blocks))) for k in range(number)]
 
 
 @cache

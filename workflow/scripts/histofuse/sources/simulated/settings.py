@@ -51,12 +51,13 @@ class Settings(_Checked):
     seed : everything follows from it; a case depends on the seed and its own number only
     genes : rows of the expression and copy number files
     slide_pixels : the longer side of a slide at full resolution, pixels of 0.499 µm
-    slides_per_case : the most slides a case has; the number is uniform from 1
+    slides_per_case : the most slides a case has; the number is uniform from 1. Of a simulated IvyGAP images, and
+        none unless asked for
     missing : share of cases that lack one modality (expression, alterations or slides, equally often); half
         that share lacks the molecular labels, and of the living a tenth of it has no time of follow-up. With
         `study` ivygap, the share of tumours without RNA sequencing
     broken_slides : slides damaged on purpose: cut off, without a resolution, without tissue, in turn
-    study : whose files are imitated, "tcga" or "ivygap"; of the latter there are no slides
+    study : whose files are imitated, "tcga" or "ivygap"
     """
 
     LIMITS: ClassVar = {
@@ -64,7 +65,7 @@ class Settings(_Checked):
         "seed": (0, None),
         "genes": (n_named(), None),
         "slide_pixels": (512, 8192),  # a larger image would take gigabytes of memory
-        "slides_per_case": (1, 9),
+        "slides_per_case": (0, 9),
         "missing": (0.0, 0.5),
         "broken_slides": (0, None),
     }
@@ -81,10 +82,12 @@ class Settings(_Checked):
 
     @classmethod
     def parse(cls, values: Mapping) -> Self:
-        chosen = super().parse(values)
-        about_slides = [key for key in ("slide_pixels", "slides_per_case", "broken_slides") if values.get(key)]
-        if chosen.study == "ivygap" and about_slides:
-            raise InputError(f"simulated.{about_slides[0]}: a simulated IvyGAP has no slides; remove this setting")
+        ivygap = values.get("study") == "ivygap"
+        chosen = super().parse({"slides_per_case": 0} | dict(values) if ivygap else values)
+        if not ivygap and chosen.slides_per_case == 0:
+            raise InputError("simulated.slides_per_case: 0 must be at least 1 but with study ivygap")
+        if ivygap and values.get("broken_slides"):
+            raise InputError("simulated.broken_slides: images of a simulated IvyGAP are whole; remove this setting")
         return chosen
 
 

@@ -16,11 +16,19 @@ TUMOUR_NUCLEI_EFFECT = 0.5  # change of the log density by one unit of the tumou
 LYMPHOCYTES = 6000.0  # per mm² of infiltrated tissue
 INFILTRATED = (0.02, 0.42, 1.5, 0.0)  # share of tissue: base, rise, slope, middle of the sigmoid
 NECROTIC = (0.0, 0.34, 1.5, 0.7)
+# One sign at either magnification. Averaging over 1 µm removes most grain of chromatin and matrix (the tumour's),
+# and a tile of 112 µm hardly holds one of the nests that tumour cells form between strands (the microenvironment's).
+GRAIN = (0.0, 0.7, 1.5, 0.0)  # standard deviation of a nucleus's haematoxylin, as a share of its mean
+MATRIX_GRAIN = (0.03, 0.07)  # sd of the eosin: without grain, and more of it per unit
+NESTING = (0.0, 1.6, 1.5, 0.0)  # of log density, from strand to nest
+NEST_PITCH = (75.0, 90.0)  # µm from nest to nest
+STRAND_EOSIN = 0.4  # of strands against nests, per unit of nesting
 # Haematoxylin and eosin in optical density (R, G, B) per unit of concentration.
 STAINS = np.array([[0.60, 0.68, 0.38], [0.16, 0.74, 0.42]], np.float32)
 STAIN_JITTER = 0.035  # sd per entry
 STRENGTH_JITTER = 0.12  # sd of the log of a stain's concentration
 GRID = 16  # pixels per cell of the coarse maps
+STRIP = 32  # rows at a time, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,10 @@ class Look:
 
     nuclei: float
     pleomorphism: float
+    grain: float
     infiltrated: float
     necrotic: float
+    nesting: float
     codel: bool
 
 
@@ -39,8 +49,10 @@ def look_of(case: Case) -> Look:
     return Look(
         nuclei=TUMOUR_NUCLEI * float(np.exp(TUMOUR_NUCLEI_EFFECT * tumour)),
         pleomorphism=float(1 / (1 + np.exp(-tumour))),
+        grain=_share(GRAIN, tumour),
         infiltrated=_share(INFILTRATED, microenvironment),
         necrotic=_share(NECROTIC, microenvironment),
+        nesting=_share(NESTING, microenvironment),
         codel=case.codel,
     )
 
@@ -58,23 +70,29 @@ def render(look: Look, width: int, rng: np.random.Generator) -> np.ndarray:
     tissue = outline > 0
     necrosis = _patches(tissue, look.necrotic, 7, rng)
     infiltrate = _patches(tissue & (necrosis < 0), look.infiltrated, 12, rng)
+    nests = _nests(coarse, rng)
 
     patch = noise("patch", shape, rng)
     alive = np.clip(0.5 - enlarge(necrosis, shape) * 6 + 0.25 * patch, 0, 1)
-    eosin = 0.47 + 0.05 * noise("fibril", shape, rng) + 0.05 * patch + 0.05 * noise("broad", shape, rng)
-    eosin += 0.06 * noise("grain", shape, rng)
-    eosin *= 1 - np.clip(1.3 * noise("vacuole", shape, rng) - 1.6, 0, 0.8)
+    eosin = 0.05 * patch + enlarge(0.47 + STRAND_EOSIN * look.nesting * _strands(nests), shape)
+    for name, amplitude in (
+        ("fibril", 0.05),
+        ("broad", 0.05),
+        ("grain", MATRIX_GRAIN[0] + MATRIX_GRAIN[1] * look.grain),
+    ):
+        eosin += noise(name, shape, rng, amplitude)
+    eosin *= noise("vacuole", shape, rng)
     eosin *= 0.6 + 0.4 * alive
     blue = 0.05 + 0.015 * patch + 0.03 * (1 - alive)
 
     area = MPP**2 * 1e-6 * GRID**2
-    density = np.exp(0.35 * smooth_field(coarse, 14, rng))
+    density = np.exp(0.35 * smooth_field(coarse, 14, rng) + look.nesting * nests)
     living = tissue & (necrosis < 0)
     tumour_cells = np.where(living, density, 0.04 * tissue)
     tumour_cells *= look.nuclei * area / max(float(tumour_cells[living].mean()) if living.any() else 1.0, 1e-6)
     kind = "oligodendroglial" if look.codel else "tumour"
-    _stamp(blue, eosin, kind, tumour_cells, look.pleomorphism, rng)
-    _stamp(blue, eosin, "lymphocyte", np.where(infiltrate > 0, LYMPHOCYTES, 60.0 * living) * area, 0.5, rng)
+    _stamp(blue, eosin, kind, tumour_cells, look.pleomorphism, look.grain, rng)
+    _stamp(blue, eosin, "lymphocyte", np.where(infiltrate > 0, LYMPHOCYTES, 60.0 * living) * area, 0.5, 0.0, rng)
 
     edge = np.clip((enlarge(outline, shape) + 0.006 * patch) * 40, 0, 1)
     return _beer_lambert(blue * edge, np.maximum(eosin, 0.02) * edge, rng)
@@ -101,6 +119,26 @@ def _outline(coarse: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return (field + 0.03 * smooth_field(coarse, 6, rng) + 0.012 * smooth_field(coarse, 25, rng)).astype(np.float32)
 
 
+def _nests(coarse: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A bent hexagonal lattice on the coarse grid: 1 in the middle of a nest, -0.5 between; mean near 0."""
+    y, x = np.mgrid[: coarse[0], : coarse[1]].astype(np.float32)
+    wavelength = rng.uniform(*NEST_PITCH) / (MPP * GRID) * 3**0.5 / 2
+    turn = rng.uniform(0, np.pi)
+    bend = 0.2 * wavelength
+    x, y = x + bend * smooth_field(coarse, 8, rng), y + bend * smooth_field(coarse, 8, rng)
+    waves = 0.0
+    for angle in turn + np.pi / 3 * np.arange(3):
+        along = x * np.cos(angle) + y * np.sin(angle)
+        waves = waves + np.cos(2 * np.pi * along / wavelength)
+    return (waves / 3).astype(np.float32)
+
+
+def _strands(nests: np.ndarray) -> np.ndarray:
+    """What lies between the nests, with mean 0, so that the mean of the eosin does not tell how much of it there is."""
+    strands = np.maximum(0.25 - nests, 0)
+    return strands - strands.mean()
+
+
 def _patches(within: np.ndarray, share: float, cells: float, rng: np.random.Generator) -> np.ndarray:
     """A smooth field that is positive on `share` of the area of `within`, and negative elsewhere."""
     field = smooth_field(within.shape, cells, rng)
@@ -111,7 +149,13 @@ def _patches(within: np.ndarray, share: float, cells: float, rng: np.random.Gene
 
 
 def _stamp(
-    blue: np.ndarray, eosin: np.ndarray, kind: str, expected: np.ndarray, size: float, rng: np.random.Generator
+    blue: np.ndarray,
+    eosin: np.ndarray,
+    kind: str,
+    expected: np.ndarray,
+    size: float,
+    grain: float,
+    rng: np.random.Generator,
 ) -> None:
     """Draw nuclei into both concentration maps, in place. `expected` is the mean number per coarse cell."""
     height, width = blue.shape
@@ -121,7 +165,8 @@ def _stamp(
     left = (cell % expected.shape[1] * GRID + rng.integers(0, GRID, len(cell))) - NUCLEUS // 2
     keep = (top >= 0) & (left >= 0) & (top < height - NUCLEUS) & (left < width - NUCLEUS)
     which = np.clip(rng.normal(size, 0.22, len(cell)), 0, 1) * (N_STAMPS - 1)
-    stamps, clearing = nuclei(kind)
+    stamps, clearing, grains = nuclei(kind)
+    stamps = stamps * np.maximum(1 + grain * grains, 0)
     strength = 0.9 if kind == "oligodendroglial" else 0.35
     clearing = 1 - strength * clearing
     darkness = rng.uniform(0.8, 1.2, len(cell)).astype(np.float32)
@@ -139,10 +184,12 @@ def _beer_lambert(blue: np.ndarray, eosin: np.ndarray, rng: np.random.Generator)
     stains *= np.exp(STRENGTH_JITTER * rng.standard_normal((2, 1))).astype(np.float32)
     white = 242 + rng.uniform(-4, 4, 3).astype(np.float32)
     image = np.empty((*blue.shape, 3), np.uint8)
-    for channel in range(3):
-        density = blue * stains[0, channel]
-        density += eosin * stains[1, channel]
-        np.exp(-density, out=density)
-        density *= white[channel]
-        image[..., channel] = density  # truncation, as in a scanner's integer pixels
+    for top in range(0, len(image), STRIP):
+        strip = slice(top, top + STRIP)
+        for channel in range(3):
+            density = blue[strip] * stains[0, channel]
+            density += eosin[strip] * stains[1, channel]
+            np.exp(-density, out=density)
+            density *= white[channel]
+            image[strip, :, channel] = density  # truncation, as in a scanner's integer pixels
     return image

@@ -15,7 +15,10 @@ N_STAMPS = 96
 
 @cache
 def noise_bank() -> dict[str, np.ndarray]:
-    """Periodic standard-normal fields [BANK, BANK] float32, named by what they imitate."""
+    """Periodic fields [BANK, BANK] float32, named by what they imitate: standard normal, but for the vacuoles.
+
+    These are shares of the eosin that is left: 1 outside, 0.2 in the clearest vacuole.
+    """
     rng = np.random.default_rng(20210101)
     # Widths in pixels of half a micrometre: grain of the neuropil, vacuoles, patches, fibrils, uneven thickness.
     sigmas = {
@@ -28,18 +31,26 @@ def noise_bank() -> dict[str, np.ndarray]:
     bank = {}
     for name, sigma in sigmas.items():
         field = gaussian_filter(rng.standard_normal((BANK, BANK), dtype=np.float32), sigma, mode="wrap")
+        if name == "grain":  # nothing that would be left after averaging over 1 µm
+            field = field - gaussian_filter(field, 1.0, mode="wrap")
         bank[name] = field / field.std()
+    bank["vacuole"] = 1 - np.clip(1.3 * bank["vacuole"] - 1.6, 0, 0.8)
     return bank
 
 
-def noise(name: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A field of the bank at a random shift, flip and transposition, repeated to `shape`."""
+def noise(name: str, shape: tuple[int, int], rng: np.random.Generator, amplitude: float = 1.0) -> np.ndarray:
+    """A field of the bank at a random shift, flip and transposition, times `amplitude`, repeated to `shape`."""
     field = np.roll(noise_bank()[name], tuple(rng.integers(0, BANK, 2)), (0, 1))
     field = field[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
     if rng.random() < 0.5:
         field = field.T
-    repeats = (-(-shape[0] // BANK), -(-shape[1] // BANK))
-    return np.tile(field, repeats)[: shape[0], : shape[1]]
+    field = np.multiply(field, np.float32(amplitude), order="C")
+    repeated = np.empty(shape, np.float32)
+    for top in range(0, shape[0], BANK):
+        for left in range(0, shape[1], BANK):
+            block = repeated[top : top + BANK, left : left + BANK]
+            block[:] = field[: block.shape[0], : block.shape[1]]
+    return repeated
 
 
 def smooth_field(shape: tuple[int, int], cells: float, rng: np.random.Generator) -> np.ndarray:
@@ -57,8 +68,10 @@ def enlarge(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 @cache
-def nuclei(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Stamps of nuclei: haematoxylin and clearing of the eosin around them, each [N_STAMPS, NUCLEUS, NUCLEUS] float32.
+def nuclei(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stamps of nuclei: haematoxylin, clearing of the eosin around them, and grain, a pattern finer than 2 µm.
+
+    Each is [N_STAMPS, NUCLEUS, NUCLEUS] float32; the grain has mean 0 and standard deviation 1.
 
     kind : "tumour" (oval, 9 to 14 µm by pleomorphism, open chromatin, sorted from small and round to large and
         irregular), "lymphocyte" (round, 6 µm, dense), "oligodendroglial" (round, with a clear halo)
@@ -66,7 +79,7 @@ def nuclei(kind: str) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([20210102, ("tumour", "lymphocyte", "oligodendroglial").index(kind)])
     y, x = np.mgrid[:NUCLEUS, :NUCLEUS].astype(np.float32) - (NUCLEUS - 1) / 2
     angle_of = np.arctan2(y, x)
-    blue, clear = [], []
+    blue, clear, grain = [], [], []
     for k in range(N_STAMPS):
         progress = k / (N_STAMPS - 1)
         if kind == "tumour":
@@ -87,4 +100,7 @@ def nuclei(kind: str) -> tuple[np.ndarray, np.ndarray]:
         blue.append(density * inside * np.clip(chromatin, 0.3, 1.8) * rim)
         reach = 1.75 if kind == "oligodendroglial" else 1.25
         clear.append(np.clip((reach - distance) * 3.0, 0, 1))
-    return np.asarray(blue, np.float32), np.asarray(clear, np.float32)
+        white = rng.standard_normal(x.shape)
+        fine = gaussian_filter(white, 0.6) - gaussian_filter(white, 1.2)
+        grain.append((fine - fine.mean()) / fine.std())
+    return np.asarray(blue, np.float32), np.asarray(clear, np.float32), np.asarray(grain, np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.io import InputError, digest, progress, write_json, write_table
+from histofuse.sources.ivygap import ATLAS, image_rows
 from histofuse.sources.simulated.alterations import gene_level_copy_number, masked_mutations
 from histofuse.sources.simulated.clinical import PROJECT, STUDY, gdc_cases, molecular_labels
 from histofuse.sources.simulated.cohort import Case, draw_cases, generator, stable_uuid
@@ -19,11 +20,13 @@ from histofuse.sources.simulated.ivygap import (
     ARCHIVE,
     draw_tumours,
     expression_archive,
+    images,
     sample_details,
     sub_block_details,
     survival_days,
     tumour_details,
 )
+from histofuse.sources.simulated.ivygap_images import list_of_images, write_image
 from histofuse.sources.simulated.settings import Settings
 from histofuse.sources.simulated.slides import MPP, blank, look_of, render
 from histofuse.sources.simulated.svs import write_svs
@@ -34,7 +37,7 @@ CBIOPORTAL = "https://www.cbioportal.org/api"
 ALLEN = "https://glioblastoma.alleninstitute.org/api/v2"
 DAMAGES = ("truncated", "no resolution", "no tissue")
 KEPT_OF_TRUNCATED = 0.55  # share of the bytes
-MANIFEST_COLUMNS = ["file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256"]
+MANIFEST_COLUMNS = ["file_id", "case_id", "kind", "filename", "url", "size", "md5", "sha256", "mpp"]
 
 
 def simulate(settings: dict, directory: Path) -> None:
@@ -103,8 +106,27 @@ def _write_ivygap(settings: Settings, mirror: Path) -> tuple[list[dict], pd.Data
         path = _place(url, mirror)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         rows.append(_row(stable_uuid(settings, kind), "", kind, filename, url, path))
+    rows += _write_images(tumours, settings, mirror)
     followed = [tumour.case_id for tumour in tumours if survival_days(tumour) is not None]
     return rows, truth_table(tumours), followed
+
+
+def _write_images(tumours: Sequence[Case], settings: Settings, mirror: Path) -> list[dict]:
+    """Manifest rows of the H&E images, as the list of the images gives them; that list is left out where none are."""
+    sizes = {}
+    for tumour in progress(tumours, "simulated images"):
+        for image in images(tumour, settings):
+            path = _place(f"{ATLAS}/image_download/{image.number}", mirror)
+            sizes[image] = write_image(tumour, image, settings, path)
+    if not sizes:
+        return []
+    answer = list_of_images(sizes)
+    _place(f"{ATLAS}/data/query.json", mirror).write_text(json.dumps(answer), encoding="utf-8")
+    rows = []
+    for row in image_rows(answer, per_sub_block=len(sizes)):
+        path = _place(row["url"], mirror)
+        rows.append({**row, "size": path.stat().st_size, "md5": digest(path, "md5"), "sha256": ""})
+    return rows
 
 
 def damaged_slides(cases: Sequence[Case], number: int) -> dict[str, str]:
@@ -182,5 +204,5 @@ def _place(url: str, mirror: Path) -> Path:
 
 
 def _row(file_id: str, case_id: str, kind: str, filename: str, url: str, path: Path) -> dict:
-    values = (file_id, case_id, kind, filename, url, path.stat().st_size, digest(path, "md5"), "")
+    values = (file_id, case_id, kind, filename, url, path.stat().st_size, digest(path, "md5"), "", "")
     return dict(zip(MANIFEST_COLUMNS, values, strict=True))

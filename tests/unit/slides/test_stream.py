@@ -1,0 +1,99 @@
+"""Tiles arrive in order, the same from this process or from others, and damage keeps its reason."""
+
+import os
+
+import numpy as np
+import pytest
+
+from histofuse.slides.reader import SlideError, open_slide
+from histofuse.slides.stain import StainMap, load_target
+from histofuse.slides.stream import BAND_TILES, Readers, stream_tiles
+
+PLAIN, MACENKO = {"method": "none"}, {"method": "macenko", "target": "default"}
+
+
+def grid(slide, side):
+    """All corners of a gapless grid, row by row: int64 [n, 2]."""
+    y, x = np.mgrid[: slide.height - side + 1 : side, : slide.width - side + 1 : side]
+    return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def all_tiles(slide, path, coords, size, mpp, readers, stains=None, options=PLAIN):
+    return np.concatenate(list(stream_tiles(slide, path, coords, size, mpp, stains, options, readers)))
+
+
+@pytest.fixture(scope="module")
+def two_readers():
+    with Readers(2) as readers:
+        yield readers
+
+
+@pytest.fixture(scope="module")
+def one_reader():
+    with Readers(1) as readers:
+        yield readers
+
+
+@pytest.fixture(params=["none", "one", "two"])
+def readers(request):
+    return (
+        Readers()
+        if request.param == "none"
+        else request.getfixturevalue(f"{request.param}_reader{'s' * (request.param == 'two')}")
+    )
+
+
+def test_tiles_are_those_that_are_read_one_by_one(write_slide, readers):
+    path = write_slide()
+    with open_slide(path) as slide:
+        coords = grid(slide, 64)
+        assert len(coords) > BAND_TILES  # more than one band
+        tiles = all_tiles(slide, path, coords, 64, 0.5, readers)
+        single = np.stack([slide.read(x, y, 64, 0.5) for x, y in coords])
+    np.testing.assert_array_equal(tiles, single)
+
+
+def test_gaps_in_the_grid_half_the_resolution_and_stains(write_slide, readers):
+    path, stains = write_slide(reductions=()), load_target("default", "reinhard")
+    stains = type(stains)("reinhard", stains.matrix * 1.1, stains.p99, 1)
+    with open_slide(path) as slide:
+        coords = grid(slide, 64)[np.random.default_rng(0).random(256) < 0.3]
+        tiles = all_tiles(slide, path, coords, 32, 1.0, readers, stains, MACENKO)
+        expected = StainMap(stains, load_target("default", "reinhard"))(slide.read(*coords[5], 32, 1.0))
+    np.testing.assert_array_equal(tiles[5], expected)
+
+
+class Backwards:
+    """A slide that hands its tiles out in the wrong order, by twos."""
+
+    def tiles(self, coords, size_px, mpp):
+        for last in range(len(coords), 0, -2):
+            places = np.arange(max(last - 2, 0), last)
+            yield places, np.broadcast_to(places.astype(np.uint8)[:, None, None, None], (len(places), 4, 4, 3))
+
+
+def test_order_is_restored(tmp_path):
+    coords = np.stack([np.arange(7), np.zeros(7, int)], axis=1)
+    tiles = all_tiles(Backwards(), tmp_path, coords, 4, 0.5, Readers())
+    assert tiles[:, 0, 0, 0].tolist() == list(range(7))
+
+
+def test_damage_is_named_without_a_traceback_and_the_next_slide_is_read(write_slide, readers):
+    path, good = write_slide(reductions=()), write_slide(name="good.svs")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(content)
+    with open_slide(path) as slide, pytest.raises(SlideError, match="damaged") as caught:
+        all_tiles(slide, path, grid(slide, 64), 64, 0.5, readers)
+    assert "\n" not in str(caught.value)
+    with open_slide(good) as slide:
+        assert len(all_tiles(slide, good, grid(slide, 64), 64, 0.5, readers)) == 256
+
+
+def test_a_process_that_dies_costs_one_slide(write_slide):
+    path = write_slide()
+    with open_slide(path) as slide, Readers(1) as readers:
+        with pytest.raises(SlideError, match="a process that read it died"):
+            list(readers.map(os._exit, [(1,)]))
+        assert len(all_tiles(slide, path, grid(slide, 64), 64, 0.5, readers)) == 256
