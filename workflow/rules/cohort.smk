@@ -115,7 +115,7 @@ rule splits:
 
 rule population:
     input:
-        unpack(lambda wildcards: modalities_of(wildcards.cohort, wildcards.task)),
+        modalities=lambda wildcards: list(modalities_of(wildcards.cohort, wildcards.task).values()),
         cases="results/{cohort}/cases.parquet",
     output:
         population="results/{cohort}/populations/{task}.parquet",
@@ -132,6 +132,7 @@ rule population:
         runtime=10,
     params:
         task=lookup("tasks/{task}", within=config),
+        modalities=lambda wildcards: [in_words(name) for name in modalities_of(wildcards.cohort, wildcards.task)],
         code=code("population.py"),
     message:
         "Finding the cases of {wildcards.cohort} that take part in {wildcards.task}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
+IMAGES = {"tiles", "regions"}  # inputs that are no tables
 SURVIVAL_METRICS = {"harrell_c", "uno_c", "time_auc", "integrated_brier"}
 GENE_GROUPS = config.get("gene_groups") or f"{workflow.basedir}/config/gene_groups.tsv"
 CONFIG_FOLDERS = [Path(file).parent for file in workflow.configfiles]
@@ -65,14 +66,34 @@ def code(script, *more):
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+def named(params, key):
+    """All that nested parameters give under a key, at whatever depth; null is nothing."""
+    inner = [named(value, key) for value in params.values() if isinstance(value, dict)]
+    return {params.get(key)}.union(*inner) - {None}
+
+
+def file_of_class(name):
+    """The source of a class `module:Name`: in the library, or a user's own file beside the configuration, or None."""
+    parts = name.partition(":")[0].split(".")
+    paths = [folder.joinpath(*parts).with_suffix(".py") for folder in (SCRIPTS, *CONFIG_FOLDERS)]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def class_file(model):
-    """The source of a model's class: in the library, or a user's own file beside the configuration."""
-    name = MODELS[model]["class"].partition(":")[0]
-    for folder in (SCRIPTS, *CONFIG_FOLDERS):
-        path = folder.joinpath(*name.split(".")).with_suffix(".py")
-        if path.is_file():
-            return path
-    raise WorkflowError(f"models: {model}: class: no file {name.replace('.', '/')}.py beside the configuration")
+    """The source of a model's class."""
+    name = MODELS[model]["class"]
+    path = file_of_class(name)
+    if path is None:
+        missing = name.partition(":")[0].replace(".", "/")
+        raise WorkflowError(f"models: {model}: class: no file {missing}.py beside the configuration")
+    return path
+
+
+def class_files(model):
+    """{class: its source} of a model: those that its parameters name, where they have one here, and its own last."""
+    inner = {name: file_of_class(name) for name in sorted(named(MODELS[model].get("params", {}), "class"))}
+    own = {MODELS[model]["class"]: class_file(model)}
+    return {name: str(path) for name, path in (inner | own).items() if path}
 
 
 def rows_of(table):
@@ -173,9 +194,14 @@ def files_of_features(features):
     entry = config["slide_features"][features]
     if "from" in entry:
         return [entry["from"]]
-    cut = config["slide_regions"][entry["regions"]] if "regions" in entry else entry
-    files = [weights_file(features), stain_target(cut), cut.get("from")]
-    return [file for file in files if file]
+    made_of = files_of_regions(entry["regions"]) if "regions" in entry else [stain_target(entry)]
+    return [file for file in (weights_file(features), *made_of) if file]
+
+
+def files_of_regions(regions):
+    """The user's own files that regions are cut with: a table of them, a stain target."""
+    entry = config["slide_regions"][regions]
+    return [file for file in (stain_target(entry), entry.get("from")) if file]
 
 
 def slide_folders(cohort, features):
@@ -210,13 +236,18 @@ def in_mirror(cohort):
 
 
 def inputs_of_run(wildcards):
-    """Files of a run: a table per block under `inputs`, and what the choice of their columns needs."""
+    """Files of a run: a table per block under `inputs`, what the choice of their columns needs, weights to start from."""
     folder, inputs = f"results/{wildcards.cohort}", MODELS[wildcards.model]["inputs"]
-    blocks = {name: options for name, options in inputs.items() if name != "tiles"}
+    blocks = {name: options for name, options in inputs.items() if name not in IMAGES}
     chosen = {name: f"{folder}/{table_of(name, options)}" for name, options in blocks.items()}
     if "tiles" in inputs:
         slides = f"{folder}/slides/{inputs['tiles']['features']}"
         chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet"}
+    if "regions" in inputs:
+        regions = f"{folder}/regions/{inputs['regions']['regions']}"
+        chosen |= {"regions": f"{regions}/regions.u8", "region_index": f"{regions}/index.parquet"}
+    if weights := sorted(named(MODELS[wildcards.model].get("params", {}), "checkpoint")):
+        chosen["checkpoints"] = weights
     if any("group" in options for options in blocks.values()):
         chosen["groups"] = f"{folder}/genomics/gene_groups.tsv"
     if any(options.get("per_source") for options in blocks.values()):
@@ -273,16 +304,18 @@ def chooses_genes(cohort):
 
 
 def modalities_of(cohort, task):
-    """Files that say which cases have the modalities a task asks of every case."""
-    folder = f"results/{cohort}"
-    files = {
-        "expression": f"{folder}/genomics/expression.parquet",
-        "alterations": f"{folder}/genomics/alterations.parquet",
-    }
-    names = config["tasks"][task].get("modalities", [])
-    chosen = {name: files[name] for name in names if name in files}
-    slides = [name for name in names if name not in files]
-    return chosen | ({"index": f"{folder}/slides/{slides[0]}/index.parquet"} if slides else {})
+    """The modalities a task asks of every case, each with the file that says which cases have it."""
+    folders = {name: f"slides/{name}/index" for name in config.get("slide_features", {})}
+    folders |= {name: f"regions/{name}/index" for name in config.get("slide_regions", {})}
+    folders |= {name: f"genomics/{name}" for name in ("expression", "alterations")}
+    return {name: f"results/{cohort}/{folders[name]}.parquet" for name in config["tasks"][task].get("modalities", [])}
+
+
+def in_words(modality):
+    """What a modality is called where a case is said to lack it."""
+    kinds = {"slides": "slide_features", "regions": "slide_regions"}
+    kind = next((kind for kind, section in kinds.items() if modality in config.get(section, {})), None)
+    return f"{kind} ({modality})" if kind else modality
 
 
 def seeds_of(wildcards):
@@ -309,7 +342,17 @@ def predictions_to_score(wildcards):
     ]
 
 
-MODELS = {name: resolved(name) for name in config["models"]}
+def with_crops(entry):
+    """A model entry whose regions are cropped as their own entry says, where it does not say otherwise."""
+    regions = entry.get("inputs", {}).get("regions", {})
+    cut = config.get("slide_regions", {}).get(regions.get("regions"), {})
+    for key in ("crop_px", "stride_px"):
+        if key in cut:
+            regions.setdefault(key, cut[key])
+    return entry
+
+
+MODELS = {name: with_crops(resolved(name)) for name in config["models"]}
 
 
 wildcard_constraints:

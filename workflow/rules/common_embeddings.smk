@@ -58,7 +58,9 @@ def bank_of(embedding, smoothing):
 def absent_files(model):
     """Which files of pretrained weights or cells a model needs that are not there; "" if it has all."""
     inputs = MODELS[model]["inputs"]
-    needed = {"config/pretrained.tsv": [], "docs/atlas.md": [], "slide_features": []}  # by what says more
+    weights = [Path(file) for file in named(MODELS[model].get("params", {}), "checkpoint")]
+    # by what says more
+    needed = {"config/pretrained.tsv": weights, "docs/atlas.md": [], "slide_features": [], "slide_regions": []}
     panels = [config["gene_selections"][name].get("panel") for name in selections_in(inputs)]
     for name in {*panels, inputs.get("scgpt", {}).get("embedding")} - {None}:
         entry = config["embeddings"][name]
@@ -67,6 +69,8 @@ def absent_files(model):
         needed["docs/atlas.md"] += [Path(file) for file in [config["atlases"][entry["atlas"]].get("file")] if file]
     if "tiles" in inputs:
         needed["slide_features"] += [Path(file) for file in files_of_features(inputs["tiles"]["features"])]
+    if "regions" in inputs:
+        needed["slide_regions"] += [Path(file) for file in files_of_regions(inputs["regions"]["regions"])]
     missing = {where: sorted({str(path) for path in files if not path.exists()}) for where, files in needed.items()}
     return "; ".join(f"there is no {', '.join(files)} (see {where})" for where, files in missing.items() if files)
 

@@ -101,7 +101,8 @@ def report_files(kind):
     cohorts = sorted({cohort for cohort, _ in runs_shown()})
     with_files = sorted({name for cohort in cohorts for name in members(cohort) if layout(name) in EXCLUDED_BY})
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
-    features = sorted({modalities_of(cohort, task).get("index") for cohort, task in runs_shown()} - {None})
+    modalities = sorted({path for cohort, task in runs_shown() for path in modalities_of(cohort, task).values()})
+    features = [path for path in modalities if Path(path).name == "index.parquet"]
     return {
         "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts]
         + [
@@ -136,7 +137,7 @@ def heading(path):
         "excluded_alterations": "alteration files",
     }
     label = config["cohorts"][cohort].get("label", cohort)
-    if rest[0] == "slides":
+    if rest[0] in ("slides", "regions"):
         return f"{label}, {rest[1]}"
     task = config["tasks"].get(about[0], {}).get("label", about[0])
     return label if rest[-1] in ("reachable.json", "gene_filters.tsv") else f"{label}, {names.get(about[0], task)}"

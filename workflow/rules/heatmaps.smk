@@ -24,8 +24,8 @@ rule tile_scores:
     params:
         model=lambda wildcards: MODELS[wildcards.model],
         task=lookup("tasks/{task}", within=config),
-        class_file=lambda wildcards: str(class_file(wildcards.model)),
-        code=lambda wildcards: code("tile_scores.py", class_file(wildcards.model)),
+        class_files=lambda wildcards: class_files(wildcards.model),
+        code=lambda wildcards: code("tile_scores.py", *class_files(wildcards.model).values()),
     message:
         "Scoring the tiles of {wildcards.cohort}'s test slides with {wildcards.model} for {wildcards.task}, "
         "{wildcards.protocol} split {wildcards.split}, seed {wildcards.seed}"

@@ -3,22 +3,29 @@
 import csv
 import re
 
+# Names of a run's other files, which no block can have.
+TAKEN = {"population", "splits", "groups", "cases", "index", "region_index", "lists", "checkpoints"}
+TAKEN |= {"weights", "predictions"}
+
 
 def refuse_unknown_references():
     """Refuse, before the first job, an entry that names something the configuration does not define."""
-    features = config.get("slide_features", {})
+    features, cut = config.get("slide_features", {}), config.get("slide_regions", {})
+    if twice := sorted(features.keys() & cut.keys()):
+        raise WorkflowError(f"slide_regions: {twice[0]}: is also an entry of `slide_features`; call one otherwise")
     for name, entry in config["tasks"].items():
         for modality in entry.get("modalities", []):
-            if modality not in {"expression", "alterations", *features}:
+            if modality not in {"expression", "alterations", *features, *cut}:
                 raise WorkflowError(
-                    f"tasks: {name}: modalities: {modality!r} is neither expression nor alterations, nor an entry of `slide_features`"
+                    f"tasks: {name}: modalities: {modality!r} is neither expression nor alterations, nor an entry of "
+                    "`slide_features` or `slide_regions`"
                 )
     for name, entry in features.items():
-        if "regions" in entry and entry["regions"] not in config.get("slide_regions", {}):
+        if "regions" in entry and entry["regions"] not in cut:
             raise WorkflowError(
                 f"slide_features: {name}: regions: {entry['regions']!r} is not an entry of `slide_regions`"
             )
-    for name, entry in config.get("slide_regions", {}).items():
+    for name, entry in cut.items():
         if entry["crop_px"] > entry["side_px"]:
             raise WorkflowError(
                 f"slide_regions: {name}: crop_px: {entry['crop_px']} is more than side_px: {entry['side_px']}"
@@ -74,11 +81,13 @@ def refuse_unknown_row(table, row):
             raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
     class_file(row["model"])
     asked = {options.get("from", block) for block, options in entry["inputs"].items()}
-    asked |= set(task.get("modalities", [])) | {entry["inputs"].get("tiles", {}).get("features")}
+    regions = entry["inputs"].get("regions", {}).get("regions")
+    asked |= {*task.get("modalities", []), entry["inputs"].get("tiles", {}).get("features"), regions}
     lacking = {"alterations"} & asked if layout(row["cohort"]) in ("ivygap", "meta") else set()
     if not has_slides(row["cohort"]):
         made_here = re.compile(features_made_by("slides", "regions"))
         lacking |= {name for name in asked if name and made_here.fullmatch(name)}
+        lacking |= asked & set(config.get("slide_regions", {}))
     if lacking:
         raise WorkflowError(
             f"tables: {table}: row {row['label']!r}: its model or its task asks for {' and '.join(sorted(lacking))}, "
@@ -90,13 +99,27 @@ def refuse_unknown_row(table, row):
         raise WorkflowError(
             f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"
         )
+    if "regions" in entry["inputs"]:
+        refuse_unknown_regions(row["model"], entry["inputs"])
+
+
+def refuse_unknown_regions(model, inputs):
+    """Refuse a model whose regions are not defined or smaller than its crops, or that takes tiles as well."""
+    where, options = f"models: {model}: inputs: regions", inputs["regions"]
+    cut = config.get("slide_regions", {}).get(options.get("regions"))
+    if cut is None:
+        raise WorkflowError(f"{where}: regions: {options.get('regions')!r} is not an entry of `slide_regions`")
+    if options["crop_px"] > cut["side_px"]:
+        raise WorkflowError(f"{where}: crop_px: {options['crop_px']} is more than the regions' {cut['side_px']} px")
+    if "tiles" in inputs:
+        raise WorkflowError(f"{where}: a row is a slide's tiles or one region, not both; take one of them out")
 
 
 def refuse_unknown_inputs(row, inputs):
     """Refuse blocks that name a table, a gene selection, an embedding or a smoothing that is not there."""
     for block, options in inputs.items():
         where = f"models: {row['model']}: inputs: {block}"
-        if block not in {"tiles", "clinical", "alterations", "expression", "scgpt"} and "from" not in options:
+        if block not in {*IMAGES, "clinical", "alterations", "expression", "scgpt"} and "from" not in options:
             raise WorkflowError(f"{where}: `from` is missing: which table is the block taken from?")
         floor = config["cohorts"][row["cohort"]].get("genomics", {}).get("min_frequency", 0.05)
         if layout(row["cohort"]) == "gdc" and options.get("min_frequency", 1) < floor:
@@ -104,7 +127,7 @@ def refuse_unknown_inputs(row, inputs):
                 f"{where}: min_frequency: {options['min_frequency']} is below {floor}, under which {row['cohort']} "
                 "may have dropped alterations; lower its `genomics: min_frequency` as well"
             )
-        if block in {"population", "splits", "groups", "cases", "index", "lists"}:
+        if block in TAKEN or block.startswith("selection_"):
             raise WorkflowError(f"{where}: this name is taken; call the block otherwise")
         for key in ("selection", "embedding", "smoothing"):
             name, known = options.get(key), config.get("gene_selections" if key == "selection" else f"{key}s", {})

@@ -25,9 +25,9 @@ rule train:
     params:
         model=lambda wildcards: MODELS[wildcards.model],
         task=lookup("tasks/{task}", within=config),
-        class_file=lambda wildcards: str(class_file(wildcards.model)),
+        class_files=lambda wildcards: class_files(wildcards.model),
         checkpoint="resources/checkpoints/{cohort}/{task}/{protocol}/{model}/split{split}/seed{seed}.pt",
-        code=lambda wildcards: code("train.py", class_file(wildcards.model)),
+        code=lambda wildcards: code("train.py", *class_files(wildcards.model).values()),
     message:
         "Training {wildcards.model} for {wildcards.task} on {wildcards.cohort}, {wildcards.protocol} split "
         "{wildcards.split}, seed {wildcards.seed}"

@@ -6,11 +6,9 @@ from histofuse.io import read_table, start_log, write_table
 
 start_log(snakemake.log[0])
 cases = read_cases(snakemake.input.cases)
-names = {"expression": "expression", "alterations": "alterations", "index": "slides"}
 available = {
-    modality: set(read_table(snakemake.input[key], columns=["case_id"])["case_id"])
-    for key, modality in names.items()
-    if snakemake.input.get(key)
+    modality: set(read_table(path, columns=["case_id"])["case_id"])
+    for modality, path in zip(snakemake.params.modalities, snakemake.input.modalities, strict=True)
 }
 frame, excluded = population(cases, snakemake.params.task, available)
 print(f"{len(frame)} of {len(cases)} cases take part")

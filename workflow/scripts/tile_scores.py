@@ -11,7 +11,8 @@ start_log(snakemake.log[0])
 given, entry, task = snakemake.input, snakemake.params.model, snakemake.params.task
 
 split = read_split(given, int(snakemake.wildcards.split), task, entry["inputs"])
-model_class = load_class(entry["class"], snakemake.params.class_file)
+for name, file in snakemake.params.class_files.items():  # the model's own comes last
+    model_class = load_class(name, file)
 weights, predictions = load_file(given.weights), read_table(given.predictions)
 scores = tile_scores(model_class, entry, task, split, weights, predictions, snakemake.threads)
 write_table(scores, snakemake.output.scores)

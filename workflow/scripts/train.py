@@ -16,7 +16,8 @@ number, seed = int(snakemake.wildcards.split), int(snakemake.wildcards.seed)
 checkpoint = Path(snakemake.params.checkpoint)
 
 split = read_split(snakemake.input, number, task, entry["inputs"])
-model_class = load_class(entry["class"], snakemake.params.class_file)
+for name, file in snakemake.params.class_files.items():  # the model's own comes last
+    model_class = load_class(name, file)
 digest = run_digest(entry, task, split, seed, snakemake.params.code)
 result = run(model_class, entry, task, split, Job(number, seed, snakemake.threads, checkpoint, digest))
 

@@ -170,10 +170,10 @@ def _slides(report: Report) -> str:
         header = ["Cohort, features", "Slides used", "Tiles", "Stains", *shares]
         parts.append(_plain_table(header, [[row.get(name, ABSENT) for name in header] for row in rows]))
         parts.append(
-            '<p class="notes">Tiles: median (least to most) per slide that is used. Stains: slides per method that was '
-            "applied. Shares are means over the slides that are used: tissue of the whole scan; what the quality check "
-            "found blurred, under pen, folded and black; the part of encoding's time in which the encoder computed. "
-            "Why slides are set aside stands under Cases and slides.</p>"
+            '<p class="notes">Tiles (or regions): median (least to most) per slide that is used. Stains: slides per '
+            "method that was applied. Shares are means over the slides that are used: tissue of the whole scan; what "
+            "the quality check found blurred, under pen, folded and black; the part of encoding's time in which the "
+            "encoder computed. Why slides are set aside stands under Cases and slides.</p>"
         )
         reasons = [row for where, slides in report.slides for row in _reasons(where, slides)]
         if reasons:
@@ -189,7 +189,7 @@ def _slides(report: Report) -> str:
 def _counts(where: str, slides: pd.DataFrame) -> dict[str, str]:
     """A cohort's line of the table of slides, by column."""
     used = slides[slides["status"] == "used"]
-    tiles = used["n_tiles"].dropna()
+    tiles = used["n_regions" if "n_regions" in used else "n_tiles"].dropna()
     row = {"Cohort, features": where, "Slides used": f"{len(used)} of {len(slides)}"}
     if len(tiles):
         row["Tiles"] = f"{tiles.median():.0f} ({tiles.min()} to {tiles.max()})"
