@@ -53,7 +53,7 @@ def code(script, *more):
     Snakemake is blind to edits in imported modules, and would rerun for an edited comment in the script. As a
     parameter, this digest reruns a job when, and only when, the code that it executes has changed.
     """
-    files, queue = set(), [SCRIPTS / script, *more]
+    files, queue = set(), [SCRIPTS / script, *map(Path, more)]
     while queue:
         path = queue.pop()
         if path.is_file() and path not in files:
