@@ -46,11 +46,20 @@ def test_every_checkpoint_is_in_the_table_of_pretrained_weights():
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert list(rows[0]) == ["name", "what", "address", "files", "sha256", "licence", "destination"]
     assert all(value for row in rows for value in row.values())
-    assert {row["files"] for row in rows} == {"args.json vocab.json best_model.pt"}
     destinations = [row["destination"] for row in rows]
     assert len(set(destinations)) == len(destinations)
+    folders = {row["destination"] for row in rows if row["files"] == "args.json vocab.json best_model.pt"}
+    files = {f"{row['destination']}/{file}" for row in rows for file in row["files"].split()}
     embeddings = [entry for name in CONFIGS for entry in read(name).get("embeddings", {}).values()]
-    assert {entry["checkpoint"] for entry in embeddings} - {"simulated"} <= set(destinations)
+    assert {entry["checkpoint"] for entry in embeddings} - {"simulated"} <= folders
+    entries = [entry for name in [*CONFIGS, "models.yaml"] for entry in read(name).get("models", {}).values()]
+    assert set().union(*(checkpoints(entry.get("params", {})) for entry in entries)) <= files
+
+
+def checkpoints(params):
+    """All that nested parameters give as `checkpoint`."""
+    inner = [checkpoints(value) for value in params.values() if isinstance(value, dict)]
+    return {params.get("checkpoint")}.union(*inner) - {None}
 
 
 def dry_run(config, folder):
