@@ -227,6 +227,11 @@ def inputs_of_run(wildcards):
     return chosen | ({"lists": sorted(set(lists))} if lists else {})
 
 
+def tiles_of(model):
+    """The slide features that a model reads, or None."""
+    return MODELS[model]["inputs"].get("tiles", {}).get("features")
+
+
 def table_of(block, options):
     """Where a tabular block lies under its cohort's folder."""
     if block == "scgpt":

@@ -96,12 +96,23 @@ def runs_shown():
     return sorted({(row["cohort"], row["task"]) for row in rows if not imported(row["cohort"]) and runs(row)})
 
 
+def slide_features_shown():
+    """The (cohort, slide features) pairs that the model or the task of any row that can be run asks for."""
+    shown = set()
+    for row in (row for table in config["tables"] for row in rows_of(table)):
+        if not imported(row["cohort"]) and runs(row):
+            names = {*config["tasks"][row["task"]].get("modalities", []), tiles_of(row["model"])}
+            shown |= {(row["cohort"], name) for name in names & set(config.get("slide_features", {}))}
+    return sorted(shown)
+
+
 def report_files(kind):
     """Files of one kind for the report: excluded, populations, slides, sheets, reachable, filters or smoothings."""
     cohorts = sorted({cohort for cohort, _ in runs_shown()})
     with_files = sorted({name for cohort in cohorts for name in members(cohort) if layout(name) in EXCLUDED_BY})
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
-    features = sorted({modalities_of(cohort, task).get("index") for cohort, task in runs_shown()} - {None})
+    slides = slide_features_shown()
+    regions = sorted({(cohort, config["slide_features"][name].get("regions")) for cohort, name in slides})
     return {
         "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts]
         + [
@@ -111,8 +122,9 @@ def report_files(kind):
         ]
         + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()],
         "populations": [f"results/{cohort}/populations/{task}.parquet" for cohort, task in runs_shown()],
-        "slides": [str(Path(index).with_name("slides.parquet")) for index in features],
-        "sheets": [str(Path(index).with_name("contact_sheet.png")) for index in features],
+        "slides": [f"results/{cohort}/slides/{name}/slides.parquet" for cohort, name in slides],
+        "sheets": [f"results/{cohort}/slides/{name}/contact_sheet.png" for cohort, name in slides]
+        + [f"results/{cohort}/regions/{name}/contact_sheet.png" for cohort, name in regions if name],
         "reachable": [f"results/{cohort}/reachable.json" for cohort in simulated],
         "filters": [f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if chooses_genes(cohort)],
         "smoothings": [
@@ -136,8 +148,8 @@ def heading(path):
         "excluded_alterations": "alteration files",
     }
     label = config["cohorts"][cohort].get("label", cohort)
-    if rest[0] == "slides":
-        return f"{label}, {rest[1]}"
+    if rest[0] in ("slides", "regions"):
+        return f"{label}, {rest[1]}" if rest[0] == "slides" else f"{label}, regions {rest[1]}"
     task = config["tasks"].get(about[0], {}).get("label", about[0])
     return label if rest[-1] in ("reachable.json", "gene_filters.tsv") else f"{label}, {names.get(about[0], task)}"
 

@@ -74,7 +74,7 @@ def refuse_unknown_row(table, row):
             raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
     class_file(row["model"])
     asked = {options.get("from", block) for block, options in entry["inputs"].items()}
-    asked |= set(task.get("modalities", [])) | {entry["inputs"].get("tiles", {}).get("features")}
+    asked |= set(task.get("modalities", [])) | {tiles_of(row["model"])}
     lacking = {"alterations"} & asked if layout(row["cohort"]) in ("ivygap", "meta") else set()
     if not has_slides(row["cohort"]):
         made_here = re.compile(features_made_by("slides", "regions"))
@@ -85,7 +85,7 @@ def refuse_unknown_row(table, row):
             f"which {row['cohort']} does not have"
         )
     refuse_unknown_inputs(row, entry["inputs"])
-    tiles = entry["inputs"].get("tiles", {}).get("features")
+    tiles = tiles_of(row["model"])
     if "tiles" in entry["inputs"] and tiles not in config.get("slide_features", {}):
         raise WorkflowError(
             f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"
