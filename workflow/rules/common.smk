@@ -216,7 +216,7 @@ def inputs_of_run(wildcards):
     chosen = {name: f"{folder}/{table_of(name, options)}" for name, options in blocks.items()}
     if "tiles" in inputs:
         slides = f"{folder}/slides/{inputs['tiles']['features']}"
-        chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet"}
+        chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet", "coords": f"{slides}/coords.i32"}
     if any("group" in options for options in blocks.values()):
         chosen["groups"] = f"{folder}/genomics/gene_groups.tsv"
     if any(options.get("per_source") for options in blocks.values()):

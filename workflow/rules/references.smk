@@ -86,6 +86,8 @@ def refuse_unknown_row(table, row):
         )
     refuse_unknown_inputs(row, entry["inputs"])
     tiles = tiles_of(row["model"])
+    if "order" in entry["inputs"].get("tiles", {}) and "bag" not in entry["inputs"]["tiles"]:
+        raise WorkflowError(f"models: {row['model']}: inputs: tiles: order needs a bag")
     if "tiles" in entry["inputs"] and tiles not in config.get("slide_features", {}):
         raise WorkflowError(
             f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"
