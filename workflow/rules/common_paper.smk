@@ -112,7 +112,7 @@ def report_files(kind):
     with_files = sorted({name for cohort in cohorts for name in members(cohort) if layout(name) in EXCLUDED_BY})
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
     slides = slide_features_shown()
-    regions = sorted({(cohort, config["slide_features"][name].get("regions")) for cohort, name in slides})
+    cut = {(cohort, config["slide_features"][name].get("regions", "")) for cohort, name in slides}
     return {
         "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts]
         + [
@@ -124,7 +124,7 @@ def report_files(kind):
         "populations": [f"results/{cohort}/populations/{task}.parquet" for cohort, task in runs_shown()],
         "slides": [f"results/{cohort}/slides/{name}/slides.parquet" for cohort, name in slides],
         "sheets": [f"results/{cohort}/slides/{name}/contact_sheet.png" for cohort, name in slides]
-        + [f"results/{cohort}/regions/{name}/contact_sheet.png" for cohort, name in regions if name],
+        + [f"results/{cohort}/regions/{name}/contact_sheet.png" for cohort, name in sorted(cut) if name],
         "reachable": [f"results/{cohort}/reachable.json" for cohort in simulated],
         "filters": [f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if chooses_genes(cohort)],
         "smoothings": [
