@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from workflow_examples import tiny_config
@@ -37,7 +38,7 @@ def report_page(tiny_grid):
 
 @pytest.mark.parametrize(
     ("table", "rows", "metrics"),
-    [("tiny_survival", 4, 2), ("tiny_grading", 2, 2), ("tiny_spaces", 4, 1), ("tiny_two_cohorts", 2, 1)],
+    [("tiny_survival", 5, 2), ("tiny_grading", 2, 2), ("tiny_spaces", 4, 1), ("tiny_two_cohorts", 3, 1)],
 )
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
     frame = pd.read_csv(tiny_grid / f"results/tables/{table}.csv")
@@ -57,7 +58,13 @@ def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metri
 
 @pytest.mark.parametrize(
     "figure",
-    ["tiny_survival/intervals", "tiny_survival/kaplan_meier_concat_short", "embeddings/scgpt/interpolation"],
+    [
+        "tiny_survival/intervals",
+        "tiny_survival/kaplan_meier_concat_short",
+        "tiny_survival/heatmaps_attmil",
+        "tiny_survival/heatmaps_attmil_regions",
+        "embeddings/scgpt/interpolation",
+    ],
 )
 def test_figure_is_drawn_as_svg_and_png(tiny_grid, figure):
     assert (tiny_grid / f"results/figures/{figure}.svg").read_text().rstrip().endswith("</svg>")
@@ -101,6 +108,76 @@ def test_slides_are_normalised_and_their_stains_kept(tiny_grid):
     assert set(used["stain"]) == {"macenko"}
     assert set(used["stain_reason"]) == {""}
     assert used[["haematoxylin_r", "haematoxylin_p99", "eosin_g", "eosin_p99"]].gt(0).all(axis=None)
+
+
+def test_packed_tiles_keep_their_places(tiny_grid):
+    folder = tiny_grid / "results/tiny/slides/resnet50_20x"
+    index = pd.read_parquet(folder / "index.parquet")
+    coords = np.fromfile(folder / "coords.i32", "<i4").reshape(-1, 2)
+    assert len(coords) == index["n_tiles"].sum()
+    assert (coords >= 0).all()
+    assert (coords % index["side"].iloc[0] == 0).all()
+
+
+def test_regions_are_cut_and_their_crops_encoded(tiny_grid, report_page):
+    regions = pd.read_parquet(tiny_grid / "results/tiny/regions/dense/index.parquet")
+    assert (tiny_grid / "results/tiny/regions/dense/regions.u8").stat().st_size == len(regions) * 256 * 256 * 3
+    crops = pd.read_parquet(tiny_grid / "results/tiny/slides/regions_20x/index.parquet").set_index("slide_id")
+    per_slide = regions["slide_id"].value_counts()
+    assert set(per_slide) <= {1, 2}
+    assert (crops["n_tiles"] == 9 * per_slide).all()
+
+
+def test_images_without_a_resolution_get_it_from_their_source(tiny_grid):
+    slides = pd.read_parquet(tiny_grid / "results/tiny_meta/slides/resnet50_20x/slides.parquet")
+    images = slides[slides["format"] == "jpeg"]
+    assert len(images) == 16
+    assert (images["status"] == "used").all()
+    assert images["mpp"].between(0.4, 0.6).all()
+    assert set(slides["format"].dropna()) == {"jpeg", "aperio"}
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"heatmaps": ["snn_genomic"]}, "heatmaps: snn_genomic: the model takes no tiles"),
+        ({"heatmaps": ["concat"]}, "heatmaps: concat: is not the model of a row that is trained here"),
+    ],
+)
+def test_heatmaps_that_cannot_be_drawn_are_refused(tiny_grid, change, refusal):
+    config = tiny_config()
+    config["tables"]["tiny_survival"] |= change
+    assert refusal in tiny_grid.refused("--dry-run", "--configfile", tiny_grid.write_config(config, "heatmaps.yaml"))
+
+
+def test_features_made_elsewhere_take_the_place_of_ours(tiny_grid, tmp_path):
+    """A folder in TRIDENT's layout, one slide short: no slide is fetched or encoded for it."""
+    given = tiny_grid / "given"
+    given.mkdir()
+    slides = pd.read_parquet(tiny_grid / "results/tiny/slides/resnet50_20x/slides.parquet")
+    used = slides.loc[slides["status"] == "used", "slide_id"].tolist()
+    for slide in used[1:]:
+        (found,) = (tiny_grid / "results/tiny/slides/resnet50_20x").glob(f"slide-*/{slide}.h5")
+        shutil.copy(found, given)
+    config = tiny_config()
+    config["slide_features"]["elsewhere"] = {"from": "given"}
+    config["models"]["attmil_elsewhere"] = {"extends": "attmil", "inputs": {"tiles": {"features": "elsewhere"}}}
+    config["tasks"]["survival_elsewhere"] = {"kind": "survival", "modalities": ["elsewhere"]}
+    row = {"label": "AttMIL", "model": "attmil_elsewhere"}
+    config["tables"] = {
+        "elsewhere": config["tables"]["tiny_survival"]
+        | {"rows": [row], "task": "survival_elsewhere", "reference_row": "AttMIL", "kaplan_meier": [], "heatmaps": []}
+    }
+    file = tiny_grid.write_config(config, "elsewhere.yaml")
+    plan = tiny_grid.plan("--configfile", file)
+    assert plan.jobs["drop_in_features"] == 1
+    assert {"encode_slides", "fetch"}.isdisjoint(plan.jobs)
+    tiny_grid.snakemake("results/tables/elsewhere.csv", "--configfile", file)
+    ours = pd.read_parquet(tiny_grid / "results/tiny/slides/elsewhere/slides.parquet").set_index("slide_id")
+    assert ours.loc[used[0], "status"] == "excluded"
+    assert "no features in given" in ours.loc[used[0], "reason"]
+    assert (ours.loc[used[1:], "status"] == "used").all()
+    assert pd.read_csv(tiny_grid / "results/tables/elsewhere.csv")["estimate"].between(0, 1).all()
 
 
 def test_report_says_that_the_cohort_is_simulated(report_page):

@@ -242,7 +242,7 @@ def inputs_of_run(wildcards):
     chosen = {name: f"{folder}/{table_of(name, options)}" for name, options in blocks.items()}
     if "tiles" in inputs:
         slides = f"{folder}/slides/{inputs['tiles']['features']}"
-        chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet"}
+        chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet", "coords": f"{slides}/coords.i32"}
     if "regions" in inputs:
         regions = f"{folder}/regions/{inputs['regions']['regions']}"
         chosen |= {"regions": f"{regions}/regions.u8", "region_index": f"{regions}/index.parquet"}
@@ -256,6 +256,16 @@ def inputs_of_run(wildcards):
         chosen[f"selection_{selection}"] = f"{folder}/genomics/selections/{selection}/{wildcards.protocol}.parquet"
     lists = [options["columns"] for options in blocks.values() if isinstance(options.get("columns"), str)]
     return chosen | ({"lists": sorted(set(lists))} if lists else {})
+
+
+def tiles_of(model):
+    """The slide features that a model reads, or None."""
+    return MODELS[model]["inputs"].get("tiles", {}).get("features")
+
+
+def pixels_of(model):
+    """The regions whose pixels a model reads, or None."""
+    return MODELS[model]["inputs"].get("regions", {}).get("regions")
 
 
 def table_of(block, options):

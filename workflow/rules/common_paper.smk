@@ -96,13 +96,25 @@ def runs_shown():
     return sorted({(row["cohort"], row["task"]) for row in rows if not imported(row["cohort"]) and runs(row)})
 
 
+def images_shown(section):
+    """The (cohort, entry of slide_features or slide_regions) pairs that the model or task of a row asks for."""
+    shown = set()
+    for row in (row for table in config["tables"] for row in rows_of(table)):
+        if not imported(row["cohort"]) and runs(row):
+            modalities = config["tasks"][row["task"]].get("modalities", [])
+            names = {*modalities, tiles_of(row["model"]), pixels_of(row["model"])}
+            shown |= {(row["cohort"], name) for name in names & set(config.get(section, {}))}
+    return sorted(shown)
+
+
 def report_files(kind):
     """Files of one kind for the report: excluded, populations, slides, sheets, reachable, filters or smoothings."""
     cohorts = sorted({cohort for cohort, _ in runs_shown()})
     with_files = sorted({name for cohort in cohorts for name in members(cohort) if layout(name) in EXCLUDED_BY})
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
-    modalities = sorted({path for cohort, task in runs_shown() for path in modalities_of(cohort, task).values()})
-    features = [path for path in modalities if Path(path).name == "index.parquet"]
+    slides, regions = images_shown("slide_features"), images_shown("slide_regions")
+    cut = {(cohort, config["slide_features"][name].get("regions")) for cohort, name in slides} | set(regions)
+    sheets = [("slides", *pair) for pair in slides] + [("regions", *pair) for pair in sorted(cut, key=str) if pair[1]]
     return {
         "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts]
         + [
@@ -112,8 +124,9 @@ def report_files(kind):
         ]
         + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()],
         "populations": [f"results/{cohort}/populations/{task}.parquet" for cohort, task in runs_shown()],
-        "slides": [str(Path(index).with_name("slides.parquet")) for index in features],
-        "sheets": [str(Path(index).with_name("contact_sheet.png")) for index in features],
+        "slides": [f"results/{cohort}/slides/{name}/slides.parquet" for cohort, name in slides]
+        + [f"results/{cohort}/regions/{name}/slides.parquet" for cohort, name in regions],
+        "sheets": [f"results/{cohort}/{kind}/{name}/contact_sheet.png" for kind, cohort, name in sheets],
         "reachable": [f"results/{cohort}/reachable.json" for cohort in simulated],
         "filters": [f"results/{cohort}/genomics/gene_filters.tsv" for cohort in cohorts if chooses_genes(cohort)],
         "smoothings": [
@@ -138,7 +151,7 @@ def heading(path):
     }
     label = config["cohorts"][cohort].get("label", cohort)
     if rest[0] in ("slides", "regions"):
-        return f"{label}, {rest[1]}"
+        return f"{label}, {rest[1]}" if rest[0] == "slides" else f"{label}, regions {rest[1]}"
     task = config["tasks"].get(about[0], {}).get("label", about[0])
     return label if rest[-1] in ("reachable.json", "gene_filters.tsv") else f"{label}, {names.get(about[0], task)}"
 

@@ -4,8 +4,8 @@ import csv
 import re
 
 # Names of a run's other files, which no block can have.
-TAKEN = {"population", "splits", "groups", "cases", "index", "region_index", "lists", "checkpoints"}
-TAKEN |= {"weights", "predictions"}
+TAKEN = {"population", "splits", "groups", "cases", "index", "coords", "region_index", "lists"}
+TAKEN |= {"checkpoints", "weights", "predictions"}
 
 
 def refuse_unknown_references():
@@ -81,8 +81,7 @@ def refuse_unknown_row(table, row):
             raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
     class_file(row["model"])
     asked = {options.get("from", block) for block, options in entry["inputs"].items()}
-    regions = entry["inputs"].get("regions", {}).get("regions")
-    asked |= {*task.get("modalities", []), entry["inputs"].get("tiles", {}).get("features"), regions}
+    asked |= {*task.get("modalities", []), tiles_of(row["model"]), pixels_of(row["model"])}
     lacking = {"alterations"} & asked if layout(row["cohort"]) in ("ivygap", "meta") else set()
     if not has_slides(row["cohort"]):
         made_here = re.compile(features_made_by("slides", "regions"))
@@ -94,7 +93,9 @@ def refuse_unknown_row(table, row):
             f"which {row['cohort']} does not have"
         )
     refuse_unknown_inputs(row, entry["inputs"])
-    tiles = entry["inputs"].get("tiles", {}).get("features")
+    tiles = tiles_of(row["model"])
+    if "order" in entry["inputs"].get("tiles", {}) and "bag" not in entry["inputs"]["tiles"]:
+        raise WorkflowError(f"models: {row['model']}: inputs: tiles: order needs a bag")
     if "tiles" in entry["inputs"] and tiles not in config.get("slide_features", {}):
         raise WorkflowError(
             f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"

@@ -3,6 +3,7 @@
 import copy
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+
+from histofuse.slides.quality import QUALITY
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.name != "models.yaml")
@@ -155,3 +158,12 @@ def test_mistake_is_refused_by_name(tmp_path, path, value, says):
     for text in says:
         assert text in message
     assert "Traceback" not in message
+
+
+def test_quality_of_slides_is_described_as_it_is_in_the_code():
+    described = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["$defs"]["quality"][
+        "properties"
+    ]
+    stated = {key: re.search(r"by default (\d+(\.\d+)?)", entry["description"]) for key, entry in described.items()}
+    defaults = {key: float(found[1]) for key, found in stated.items()}
+    assert defaults == QUALITY

@@ -67,10 +67,10 @@ def test_colours_are_right_where_slides_can_be_used(corpus):
 
 
 def test_every_slide_becomes_features_or_a_named_exclusion(corpus, settings, tmp_path):
-    encoder = SimpleNamespace(
-        encode=lambda tiles: tiles.mean(axis=(1, 2), dtype=np.float32), dim=3, batch=16, name="means", digest="0" * 64,
-        device="cpu",
-    )  # fmt: skip
+    def encode_all(batches):
+        return np.concatenate([tiles.mean(axis=(1, 2), dtype=np.float32) for tiles in batches]), 1.0
+
+    encoder = SimpleNamespace(encode_all=encode_all, name="means", digest="0" * 64)
     paths = [bad.path for bad in corpus.values()]
     receipt = pd.DataFrame({"path": paths, "filename": [p.name for p in paths], "case_id": "C"})
     overrides = {name: 0.5 for name in corpus if override(name)}

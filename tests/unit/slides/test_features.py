@@ -4,16 +4,20 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import openslide
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from histofuse.bags import repeat_index
 from histofuse.io import InputError, sha256
+from histofuse.slides.encoder_models import start_at_random
 from histofuse.slides.encoders import load_encoder
 from histofuse.slides.features import COLUMNS, encode_slide, encode_slides
 from histofuse.slides.reader import open_slide
 from histofuse.slides.stream import Readers
-from histofuse.slides.tiles import repeat_index
+from histofuse.slides.torchvision_shim import ensure_torchvision
 
 
 @pytest.fixture
@@ -185,3 +189,36 @@ def test_the_real_slide(real_slide, encode, tmp_path):
     assert 0.33 < row["tissue_fraction"] < 0.42
     assert 40 <= row["n_tiles"] <= 50
     assert Path(tmp_path / "out/S1.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(("mpp", "factor"), [(0.5, 1), (1.0, 2)])
+def test_the_real_slide_by_the_plain_road(real_slide, settings, tmp_path, mpp, factor):
+    """OpenSlide, Pillow and timm as anybody would put them together, at full and at half resolution."""
+    chosen = settings | {"encoder": "resnet50-stage3", "tile_px": 224, "mpp": mpp, "max_tiles": 5}
+    encoder = load_encoder(chosen)
+    assert encode_slide(real_slide, "S1", chosen, encoder, tmp_path)["n_tiles"] == 5
+    with h5py.File(tmp_path / "S1.h5") as file:
+        features, coords = file["features"][()], file["coords"][()]
+
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("resnet50.tv_in1k", features_only=True, out_indices=(3,)).eval()
+    start_at_random(model)
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    side = 224 * factor
+    with openslide.OpenSlide(real_slide) as slide, torch.inference_mode():
+        tiles = [slide.read_region(tuple(corner), 0, (side, side)).convert("RGB").reduce(factor) for corner in coords]
+        images = torch.stack([torch.from_numpy(np.asarray(tile) / np.float32(255)).permute(2, 0, 1) for tile in tiles])
+        expected = model((images - mean) / std)[0].mean((2, 3)).numpy()
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
+
+
+def test_the_real_slide_gives_the_same_bytes(real_slide, encode, tmp_path):
+    stain = {"method": "vahadane", "target": "default", "pixels": 100_000, "seed": 0, "fallback": "none"}
+    for folder, processes in (("first", 0), ("again", 0), ("one", 1), ("two", 2)):
+        row = encode(real_slide, folder, processes, tile_px=224, stain=stain)
+        assert row["stain_moved_degrees"] < 0.01  # converged
+    digests = {sha256(path) for path in tmp_path.glob("*/S1.h5")}
+    assert len(digests) == 1

@@ -34,7 +34,7 @@ def make_store(folder, n_tiles, width=4, bag=None):
         first += n
     np.concatenate(values).astype("<f2").tofile(folder / "tiles.f16")
     pd.DataFrame(rows).to_parquet(folder / "index.parquet")
-    return TileStore(folder / "tiles.f16", folder / "index.parquet", bag)
+    return TileStore(folder / "tiles.f16", folder / "index.parquet", bag=bag)
 
 
 def test_rows_targets_and_blocks_line_up(cohort):
@@ -114,6 +114,28 @@ def test_counts_are_those_of_the_repeat_rule(tmp_path, n, bag):
     repeated = np.concatenate([np.tile(np.arange(n), bag // n), np.arange(bag % n)])
     store = make_store(tmp_path, [n], bag=bag)
     np.testing.assert_array_equal(store.count("S0"), np.bincount(repeated, minlength=n))
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    # Tiles 0 and 1 lie in the upper row, 2 and 3 below: copies are next to each other, or come after the last tile.
+    [("raster", [0, 1, 2, 3] * 4), ("spatial", [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3])],
+)
+def test_a_bag_is_laid_out_in_full(tmp_path, order, expected):
+    make_store(tmp_path, [2, 4])
+    np.array([[0, 0], [9, 0], *[[x, y] for y in (0, 9) for x in (0, 9)]], "<i4").tofile(tmp_path / "coords.i32")
+    store = TileStore(*(tmp_path / name for name in ("tiles.f16", "index.parquet", "coords.i32")), 16, order)
+    assert store.places("S1").tolist() == expected
+    np.testing.assert_array_equal(store.features("S1"), store.tiles[2:][expected])
+    assert store.count("S1").tolist() == [1] * 16
+    np.testing.assert_allclose(store.moments(["S1"])[0], store.tiles[2:].astype(float).mean(axis=0))
+
+
+def test_a_map_needs_places(tmp_path):
+    make_store(tmp_path, [2])
+    np.full((2, 2), -1, "<i4").tofile(tmp_path / "coords.i32")
+    with pytest.raises(InputError, match=r"coords\.i32: some tiles have no place .*use order: raster"):
+        TileStore(*(tmp_path / name for name in ("tiles.f16", "index.parquet", "coords.i32")), 16, "spatial")
 
 
 def test_a_map_that_does_not_fit_its_index_is_refused(tmp_path):

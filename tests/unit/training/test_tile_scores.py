@@ -19,6 +19,7 @@ SURVIVAL = {"kind": "survival"}
 GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3], "4": [4]}}
 ENTRY = {"training": {"epochs": 3, "lr": 0.01, "batch_size": 16}}
 N, WIDTH = 40, 6
+PACKED = {"tiles": "tiles.f16", "index": "index.parquet", "coords": "coords.i32"}
 
 
 @pytest.fixture
@@ -67,6 +68,23 @@ def test_only_stored_tiles_of_the_test_part_are_scored(store, tmp_path):
     for slide, tiles in scores.groupby("slide_id"):
         assert tiles["tile"].tolist() == list(range(store.index.loc[slide, "n_tiles"]))
         assert tiles["count"].sum() == 10
+
+
+@pytest.mark.parametrize("order", ["raster", "spatial"])
+def test_a_bag_that_is_laid_out_scores_each_tile_once(store, tmp_path, order):
+    """AttMIL sees the same bag either way, so its scores are those of counted tiles."""
+    np.random.default_rng(2).permutation(2 * len(store.tiles)).astype("<i4").tofile(tmp_path / "coords.i32")
+    names = (tmp_path / name for name in PACKED.values())
+    counted = make_split(store)
+    laid_out = make_split(TileStore(*names, 10, order))
+    result, scores = trained(AttMIL, ENTRY, SURVIVAL, counted, tmp_path)
+    again = tile_scores(AttMIL, ENTRY, SURVIVAL, laid_out, result.weights, result.predictions)
+    assert list(again) == list(scores)
+    assert again["tile"].tolist() == scores["tile"].tolist()
+    if order == "raster":
+        np.testing.assert_array_equal(again["count"], scores["count"])
+        np.testing.assert_allclose(again["attention"], scores["attention"], atol=1e-6)
+    np.testing.assert_allclose(again.groupby("slide_id")["attention"].sum(), 1, atol=1e-5)
 
 
 def test_odds_of_death_are_the_mean_over_the_intervals(store, tmp_path):
@@ -174,7 +192,7 @@ def test_a_split_is_assembled_from_the_files_of_its_run(store, tmp_path):
         table.to_parquet(files[name])
     (tmp_path / "groups.tsv").write_text("gene\tgroup\nA\ttumour\nNA\ttumour\n")
     (tmp_path / "columns.txt").write_text("A\n")
-    files |= {"groups": tmp_path / "groups.tsv", "tiles": tmp_path / "tiles.f16", "index": tmp_path / "index.parquet"}
+    files |= {name: tmp_path / file for name, file in {"groups": "groups.tsv", **PACKED}.items()}
     genes = {"from": "genes", "selection": "chosen", "group": ["tumour"], "per_source": True}
     inputs = {"tiles": {"bag": 10}, "genes": genes | {"columns": str(tmp_path / "columns.txt")}}
     split = read_split(files, 0, SURVIVAL, inputs)

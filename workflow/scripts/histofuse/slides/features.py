@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from histofuse.bags import repeat_index
 from histofuse.io import InputError, atomic, progress
 from histofuse.slides.encoders import Encoder
 from histofuse.slides.normalise import (
@@ -23,7 +24,7 @@ from histofuse.slides.picture import picture
 from histofuse.slides.quality import slide_quality, survey
 from histofuse.slides.reader import UM_PER_PX_AT_1X, Slide, SlideError, open_slide
 from histofuse.slides.stream import Readers, stream_tiles
-from histofuse.slides.tiles import choose_tiles, repeat_index
+from histofuse.slides.tiles import choose_tiles
 
 # The longer side of the plain thumbnail, at most.
 THUMBNAIL_PX = 2048

@@ -15,7 +15,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-# A level this close to the wanted resolution is used as it is: 0.499 for 0.5 µm/px needs no resampling.
+# A level this close to the wanted resolution is used as it is, and a reduction this close to a whole factor is one:
+# 0.499 for 0.5 µm/px needs no resampling, and for 1.0 µm/px every 2×2 pixels make one.
 SAME_RESOLUTION = 0.01
 # Tiles of a batch of `tiles`.
 BATCH = 64
@@ -57,8 +58,8 @@ class Slide:
 
     Attributes: `width` and `height` of level 0 in pixels, `mpp` of level 0 in µm per pixel, `levels` the levels'
     downsamples, `format` the kind of file. What lies outside the scan is white. A level within 1 % of the wanted
-    resolution is taken as it is; else the coarsest level that is finer is reduced by averaging over areas. Places
-    are rounded to whole pixels of the level.
+    resolution is taken as it is; else the coarsest level that is finer is reduced by averaging over areas, by a whole
+    factor if one lies within 1 %. Places are rounded to whole pixels of the level.
     """
 
     def __init__(self, levels: list[Level], mpp: float, format: str):
@@ -140,7 +141,8 @@ class Slide:
         wanted = mpp / self.mpp
         level = max((i for i, d in enumerate(self.levels) if d <= wanted * (1 + SAME_RESOLUTION)), default=0)
         scale = wanted / self.levels[level]
-        return level, 1.0 if abs(scale - 1) <= SAME_RESOLUTION else scale
+        whole = max(1, round(scale))
+        return level, float(whole) if abs(scale / whole - 1) <= SAME_RESOLUTION else scale
 
     def _fill(
         self, level: int, plan: _Plan, part: np.ndarray, size_px: int, batch: int

@@ -63,11 +63,11 @@ class Batches:
 
     def _bags(self, rows: np.ndarray) -> dict[str, Tensor]:
         store, slides = self.split.tiles, self.split.rows["slide_id"].to_numpy()[rows]
-        longest = int(store.index.loc[slides, "n_tiles"].max())
+        bags = [store.features(slide) for slide in slides]
+        longest = max(map(len, bags))
         tiles = np.zeros((len(rows), longest, store.width), dtype=np.float32)
         count = np.zeros((len(rows), longest), dtype=np.float32)
-        for k, slide in enumerate(slides):
-            features = store.features(slide)
+        for k, (slide, features) in enumerate(zip(slides, bags, strict=True)):
             tiles[k, : len(features)] = features
             count[k, : len(features)] = store.count(slide)
         if self.split.tile_scale is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from histofuse.bags import repeat_index, spatial_index
 from histofuse.io import InputError, read_table
 from histofuse.training.regions import RegionStore
 from histofuse.training.scaling import BlockScaler
@@ -50,11 +51,21 @@ class Target:
 class TileStore:
     """A cohort's packed tile features: a float16 memory map [tile, width] and where each slide's tiles lie.
 
-    A slide's bag has a fixed size in the papers; tiles are stored once, and `count` says how often the repeat rule
-    would put each into a bag of `bag` tiles (all ones when `bag` is None).
+    A slide's bag has a fixed size in the papers; tiles are stored once. Without an `order` a model is given each tile
+    once, and `count` says how often the repeat rule would put it into a bag of `bag` tiles (all ones when `bag` is
+    None). With one the bag is laid out in full, copies included, for models that read it as a square map, row by row:
+    "raster" by the repeat rule, "spatial" so that neighbours in tissue are neighbours (`bags.spatial_index`), by the
+    places of the tiles in `coords`, int32 [tile, 2].
     """
 
-    def __init__(self, tiles: str | Path, index: str | Path, bag: int | None = None):
+    def __init__(
+        self,
+        tiles: str | Path,
+        index: str | Path,
+        coords: str | Path | None = None,
+        bag: int | None = None,
+        order: str | None = None,
+    ):
         self.index = read_table(index).set_index("slide_id")
         if self.index.empty:
             raise InputError(f"{index}: no slide has features; see the exclusions in slides.parquet beside it")
@@ -65,21 +76,37 @@ class TileStore:
                 f"{tiles}: does not hold the {rows} × {self.width} values that {index} says; pack it again"
             )
         self.tiles = np.memmap(tiles, dtype="<f2", mode="r", shape=(rows, self.width))
-        self.bag = bag
+        self.bag, self.order = bag, order
+        if order == "spatial":
+            self.coords = np.memmap(coords, dtype="<i4", mode="r", shape=(rows, 2))
+            if (self.coords < 0).any():
+                raise InputError(f"{coords}: some tiles have no place (features made elsewhere); use order: raster")
 
     def slides_of(self, case_ids: list[str]) -> pd.DataFrame:
         """`slide_id, case_id` of these cases' slides, in the order of the index."""
         rows = self.index[self.index["case_id"].isin(case_ids)]
         return rows.reset_index()[["slide_id", "case_id"]]
 
-    def features(self, slide_id: str) -> np.ndarray:
-        """float16 [tile, width], a view of the map."""
+    def places(self, slide_id: str) -> np.ndarray:
+        """int64 [place]: which of the slide's stored tiles `features` gives at each place."""
         row = self.index.loc[slide_id]
-        return self.tiles[row.first_tile : row.first_tile + row.n_tiles]
+        if self.order == "raster":
+            return repeat_index(row.n_tiles, self.bag)
+        if self.order == "spatial":
+            return spatial_index(self.coords[row.first_tile : row.first_tile + row.n_tiles], self.bag)
+        return np.arange(row.n_tiles)
+
+    def features(self, slide_id: str) -> np.ndarray:
+        """float16 [place, width]; without an order a view of the map."""
+        row = self.index.loc[slide_id]
+        stored = self.tiles[row.first_tile : row.first_tile + row.n_tiles]
+        return stored if self.order is None else stored[self.places(slide_id)]
 
     def count(self, slide_id: str) -> np.ndarray:
-        """float32 [tile]: how often each tile stands in a bag of fixed size (floor(bag/n), one more for the first)."""
+        """float32 [place]: how often each stands in a bag of fixed size (floor(bag/n), one more for the first)."""
         n = int(self.index.loc[slide_id, "n_tiles"])
+        if self.order is not None:
+            return np.ones(self.bag, dtype=np.float32)
         if self.bag is None or n >= self.bag:
             return np.ones(n, dtype=np.float32)
         count = np.full(n, self.bag // n, dtype=np.float32)
@@ -87,10 +114,10 @@ class TileStore:
         return count
 
     def moments(self, slides: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation [width] over these slides' tiles, in float64, read slide by slide."""
+        """Mean and standard deviation [width] over these slides' stored tiles, in float64, read slide by slide."""
         total, squares, n = np.zeros(self.width), np.zeros(self.width), 0
-        for slide in slides:
-            values = self.features(slide).astype(np.float64)
+        for row in self.index.loc[slides].itertuples():
+            values = self.tiles[row.first_tile : row.first_tile + row.n_tiles].astype(np.float64)
             total += values.sum(0)
             squares += np.square(values).sum(0)
             n += len(values)
@@ -168,7 +195,9 @@ def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs:
     if any(options.get("per_source") for options in blocks.values()):
         sources = read_table(files["cases"], columns=["case_id", "source"]).set_index("case_id")["source"]
     if "tiles" in inputs:
-        tiles = TileStore(files["tiles"], files["index"], inputs["tiles"].get("bag"))
+        tiles = TileStore(
+            files["tiles"], files["index"], files["coords"], inputs["tiles"].get("bag"), inputs["tiles"].get("order")
+        )
     if "regions" in inputs:
         options = {name: value for name, value in inputs["regions"].items() if name != "regions"}
         regions = RegionStore(files["regions"], files["region_index"], **options)

@@ -54,9 +54,18 @@ def tile_scores(
         if outputs is not None:
             scores[SCORES[head.name]] = _reduce(outputs - average, head, classes, case)
         count = split.tiles.count(slide)
-        about = {"slide_id": slide, "case_id": case, "part": "test", "tile": np.arange(len(count), dtype=np.int32)}
-        frames.append(pd.DataFrame(about | {"count": count} | scores))
+        about = {"slide_id": slide, "case_id": case, "part": "test", "tile": split.tiles.places(slide).astype(np.int32)}
+        frame = pd.DataFrame(about | {"count": count} | scores)
+        frames.append(_copies_as_one(frame) if split.tiles.order else frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def _copies_as_one(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per tile of a bag that was laid out in full: attention adds up over copies, scores are averaged."""
+    keys = ["slide_id", "case_id", "part", "tile"]
+    added = {name: "sum" for name in frame if name == "count" or name.startswith("attention")}
+    how = {name: added.get(name, "mean") for name in frame if name not in keys}
+    return frame.groupby(keys, as_index=False, sort=True).agg(how)
 
 
 def _scorer(model_class: type, entry: dict, split: Split, head: Head, weights: dict[str, np.ndarray], threads: int):
