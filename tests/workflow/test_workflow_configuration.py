@@ -19,6 +19,12 @@ def put(*path_and_value):
     return change
 
 
+def regions_without_slides(config):
+    """A change that leaves a cohort without slides and the one table that reads its regions."""
+    config["cohorts"]["tiny"]["simulated"]["slides_per_case"] = 0
+    config["tables"] = {"tiny_regions": config["tables"]["tiny_regions"]}
+
+
 REFUSED = {
     "unknown key at the top": (
         put("tabels", {}),
@@ -71,6 +77,30 @@ REFUSED = {
     "modality that is not defined": (
         put("tasks", "survival", "modalities", ["expression", "uni_20x"]),
         "tasks: survival: modalities: 'uni_20x' is neither expression nor alterations, nor an entry of ",
+    ),
+    "regions that are not defined": (
+        put("models", "t2t_vit", {"inputs": {"regions": {"regions": "sparse"}}}),
+        "models: t2t_vit: inputs: regions: regions: 'sparse' is not an entry of `slide_regions`",
+    ),
+    "crops larger than the regions": (
+        put("models", "t2t_vit", {"inputs": {"regions": {"crop_px": 257}}}),
+        "models: t2t_vit: inputs: regions: crop_px: 257 is more than the regions' 256 px",
+    ),
+    "regions and tiles": (
+        put("models", "t2t_vit", {"inputs": {"tiles": {"features": "resnet50_20x"}}}),
+        "models: t2t_vit: inputs: regions: a row is a slide's tiles or one region, not both; take one of them out",
+    ),
+    "regions of a cohort without slides": (
+        regions_without_slides,
+        "tables: tiny_regions: row 'T2T-ViT': its model or its task asks for dense, which tiny does not have",
+    ),
+    "modulation with an unknown rule": (
+        put("models", "path_gptomic", {"training": {"modulation": {"rule": "softmax"}}}),
+        "models: path_gptomic: training: modulation: rule: 'softmax' is not one of",
+    ),
+    "entry with the same name among features and regions": (
+        put("slide_regions", "resnet50_20x", {"side_px": 256, "crop_px": 128}),
+        "slide_regions: resnet50_20x: is also an entry of `slide_features`; call one otherwise",
     ),
 }
 

@@ -38,7 +38,13 @@ def report_page(tiny_grid):
 
 @pytest.mark.parametrize(
     ("table", "rows", "metrics"),
-    [("tiny_survival", 5, 2), ("tiny_grading", 2, 2), ("tiny_spaces", 4, 1), ("tiny_two_cohorts", 3, 1)],
+    [
+        ("tiny_survival", 5, 2),
+        ("tiny_grading", 2, 2),
+        ("tiny_spaces", 4, 1),
+        ("tiny_regions", 3, 1),
+        ("tiny_two_cohorts", 3, 1),
+    ],
 )
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
     frame = pd.read_csv(tiny_grid / f"results/tables/{table}.csv")
@@ -74,6 +80,7 @@ def test_figure_is_drawn_as_svg_and_png(tiny_grid, figure):
 @pytest.mark.parametrize(
     ("task", "kind", "model"),
     [("survival", "survival", model) for model in ("clinical", "snn_genomic", "attmil", "concat_short")]
+    + [("survival_regions", "survival", model) for model in ("t2t_vit", "pathomic_fusion_cnn", "path_gptomic")]
     + [("grading", "classification", "concat_short")],
 )
 def test_predictions_hold_their_contract(tiny_grid, task, kind, model):
@@ -87,6 +94,27 @@ def test_predictions_hold_their_contract(tiny_grid, task, kind, model):
         assert set(predictions["part"]) == {"train", "test"}
         assert (tiny_grid / run / "weights.safetensors").stat().st_size > 0
     assert not list((tiny_grid / "resources").glob("checkpoints/**/*.pt")), "a finished run needs no checkpoint"
+
+
+def test_cases_without_regions_are_set_aside_for_all_rows(tiny_grid):
+    folder = tiny_grid / "results/tiny"
+    regions = set(pd.read_parquet(folder / "regions/dense/index.parquet")["case_id"])
+    assert set(pd.read_parquet(folder / "populations/survival_regions.parquet")["case_id"]) <= regions
+    aside = pd.read_csv(folder / "populations/survival_regions_excluded.tsv", sep="\t").set_index("case_id")["reason"]
+    without = sorted(set(aside.index) - regions)
+    assert without
+    assert aside[without].str.contains("no regions (dense)", regex=False).all()
+
+
+def test_history_tells_how_branches_were_balanced(tiny_grid):
+    run = "results/tiny/runs/survival_regions/mccv2/path_gptomic/split0/seed0"
+    history = pd.read_parquet(tiny_grid / run / "history.parquet")
+    assert history["epoch"].tolist() == [0, 1]
+    for branch in ("genomic", "image"):
+        assert history[f"k_{branch}"].between(0, 1, inclusive="right").all()
+        assert history[f"rho_{branch}"].gt(0).all()
+        assert history[f"c_{branch}"].between(0, 1).all()
+        assert all(len(steps) == 2 for steps in history[f"k_steps_{branch}"])  # of the one full batch and the rest
 
 
 def test_broken_slides_are_named_with_their_reasons(tiny_grid, report_page):
@@ -200,6 +228,42 @@ def test_changed_model_entry_repeats_only_its_runs_and_what_depends_on_them(tiny
     assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}
 
 
+def test_changed_modulation_repeats_only_its_runs(tiny_grid):
+    config = tiny_config()
+    config["models"]["path_gptomic"] = {"training": {"modulation": {"rule": "literal_sum"}}}
+
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_rule.yaml"))
+
+    assert plan.trained == {"path_gptomic"}
+    assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}
+
+
+def test_rows_without_the_weights_they_start_from_are_not_run(tiny_grid):
+    config = tiny_config()
+    config["models"]["t2t_vit"]["params"]["image"]["encoder"]["checkpoint"] = "resources/pretrained/absent.pth.tar"
+    # The entry shares its parameters with path_gptomic_frame: both start from the file.
+    file = tiny_grid.write_config(config, "no_weights.yaml")
+
+    assert tiny_grid.plan("--configfile", file).trained == set()
+    tiny_grid.snakemake("results/tables/tiny_regions.csv", "--configfile", file)
+    status = pd.read_csv(tiny_grid / "results/tables/tiny_regions.csv").set_index("row")["status"]
+    for row in ("T2T-ViT", "Path-GPTOmic"):
+        assert status[row] == "not run: there is no resources/pretrained/absent.pth.tar (see config/pretrained.tsv)"
+    assert status["Pathomic Fusion"] == "run"
+    tiny_grid.snakemake("--configfile", "tiny.yaml")
+
+
+def test_changed_weights_repeat_only_the_runs_that_start_from_them(tiny_grid):
+    config = tiny_config()
+    weights = "resources/weights.pth"
+    (tiny_grid / weights).write_bytes(b"whatever a planned run has not read yet")
+    config["models"]["pathomic_fusion_cnn"]["params"]["image"]["encoder"]["checkpoint"] = weights
+
+    assert tiny_grid.plan("--configfile", tiny_grid.write_config(config, "weights.yaml")).trained == {
+        "pathomic_fusion_cnn"
+    }
+
+
 def test_changed_smoothing_repeats_only_what_is_smoothed_by_it(tiny_grid):
     config = tiny_config()
     config["smoothings"] = {"embedding_mixup": {"lr": 0.002}}
@@ -283,3 +347,10 @@ def test_changed_model_code_repeats_only_the_models_that_use_it(tiny_grid):
 
     assert plan.trained == {"attmil"}
     assert set(plan.jobs) == {"train", "score"} | TABLES_AND_REPORT
+
+
+def test_changed_code_of_a_part_repeats_only_the_models_that_name_it(tiny_grid):
+    with tiny_grid.edited("workflow/scripts/histofuse/models/vgg.py", "width = hidden[-1]", "width = hidden[-1] + 0"):
+        plan = tiny_grid.plan("--configfile", "tiny.yaml")
+
+    assert plan.trained == {"pathomic_fusion_cnn"}

@@ -54,6 +54,7 @@ slide_regions:
 tasks:
   survival: {kind: survival, modalities: [expression, alterations, resnet50_20x]}
   survival_expression: {kind: survival, modalities: [expression, resnet50_20x]}
+  survival_regions: {kind: survival, modalities: [expression, alterations, dense]}
   grading:
     kind: classification
     column: grade
@@ -69,6 +70,17 @@ models:
   snn_scgpt: {training: {epochs: 3}}
   snn_hvg: {training: {epochs: 3}}
   snn_alterations: {training: {epochs: 3}}
+  t2t_vit: &images
+    inputs: {regions: {stride_px: 128, input_px: 32}}
+    params: {image: {encoder: {width: 12, depth: 1, heads: 2, token_width: 8}}}
+    training: {epochs: 2}
+    gpu: 0
+  path_gptomic_frame: *images
+  pathomic_fusion_cnn:
+    inputs: {regions: {input_px: 32}}
+    params: {image: {encoder: {stages: [[4, 1], [8, 1]], pooled: 2, hidden: [8], dropout: [0.1]}}}
+    training: {epochs: 2, frozen: {genomic: 1}}
+    gpu: 0
 tables:
   tiny_survival:
     title: Survival of the tiny cohort
@@ -110,6 +122,18 @@ tables:
       - {label: "scGPT, shown z-scores", model: snn_scgpt_zscore}
       - {label: scGPT smoothed, model: snn_scgpt_smoothed}
       - {label: scGPT smoothed by mixed embeddings, model: snn_scgpt_embedding_mixup}
+  tiny_regions:
+    title: Survival from regions of the tiny cohort
+    cohort: tiny
+    task: survival_regions
+    protocol: mccv2
+    seeds: [0]
+    metrics: [harrell_c]
+    reference_row: Path-GPTOmic
+    rows:
+      - {label: T2T-ViT, model: t2t_vit}
+      - {label: Pathomic Fusion, model: pathomic_fusion_cnn}
+      - {label: Path-GPTOmic, model: path_gptomic}
   tiny_two_cohorts:
     title: Two tiny cohorts as one
     cohort: tiny_meta
