@@ -31,7 +31,7 @@ cohorts:
     files_per_job: {slide: 24}
   tiny_ivygap:
     source: simulated
-    simulated: {study: ivygap, cases: 16, seed: 8, genes: 193, slide_pixels: 768, slides_per_case: 1, broken_slides: 0}
+    simulated: {study: ivygap, cases: 16, seed: 8, genes: 193, slide_pixels: 1024, slides_per_case: 1, broken_slides: 0}
     files_per_job: {slide: 16}
   tiny_meta: {label: Tiny glioma of two cohorts, source: meta, cohorts: [tiny, tiny_ivygap]}
 atlases:
