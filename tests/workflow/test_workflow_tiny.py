@@ -162,7 +162,7 @@ def test_images_without_a_resolution_get_it_from_their_source(tiny_grid):
     assert len(images) == 16
     assert (images["status"] == "used").all()
     assert images["mpp"].between(0.4, 0.6).all()
-    assert set(slides["format"].dropna()) == {"jpeg", "aperio"}
+    assert set(slides["format"]) == {"jpeg", "aperio", ""}  # one could not be opened
 
 
 @pytest.mark.parametrize(

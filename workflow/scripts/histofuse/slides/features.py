@@ -87,7 +87,8 @@ def encode_slide(
     are encoded), `keep_tiles`. `readers` read tiles ahead of the encoder; without them this process reads.
     The row has the keys of COLUMNS but `case_id`; status is "used" or "excluded".
     """
-    row = {"slide_id": slide_id, "status": "excluded", "reason": "", "n_tiles": 0, "stain": "", "stain_reason": ""}
+    row = {"slide_id": slide_id, "status": "excluded", "n_tiles": 0}
+    row |= dict.fromkeys(("reason", "format", "stain", "stain_reason"), "")
     size, mpp, options = settings["tile_px"], settings["mpp"], settings["stain"]
     files = _Files(directory, slide_id)
     try:
