@@ -29,7 +29,7 @@ from histofuse.training.modulation import Modulation
 
 # Between two checkpoints lies this many times the time that the last one took to write: a large model is not kept
 # waiting by its own copies, a killed run loses little.
-CHECKPOINT_PAUSE = 10
+CHECKPOINT_PAUSE = 1
 
 
 @dataclass(frozen=True)
