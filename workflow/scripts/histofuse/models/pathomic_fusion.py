@@ -13,11 +13,14 @@ from histofuse.models.layers import SelfNormalisingEncoder, bounded_log_hazard, 
 
 
 class GatedKronecker(nn.Module):
-    """[batch, image], [batch, genomic] → [batch, 64]: all products of two vectors of 32, each with a 1 appended.
+    """[batch, image], [batch, genomic] → [batch, width]: all products of two vectors, each with a 1 appended.
 
     A gated vector m is o = Dropout(ReLU(C(σ(z) ⊙ ReLU(A m)))) with z bilinear in both vectors; without a gate
-    o = Dropout(ReLU(C m)). The 33² products go through two layers of 64. Linear layers start as N(0, 1/fan_in) with
-    bias 0. With both gates 143,744 parameters.
+    o = Dropout(ReLU(C m)). The products (33² of vectors of 32) go through two layers of `width`, with `batch_norm`
+    after each. Linear layers start as N(0, 1/fan_in) with bias 0. With both gates 143,744 parameters.
+
+    The products are laid out: the linear layer that reads them costs the same however it is ordered, and a matrix
+    product does it fastest. Raises InputError with `batch_norm` in training on a batch of one row.
     """
 
     def __init__(
@@ -29,19 +32,25 @@ class GatedKronecker(nn.Module):
         vector: int = 32,
         width: int = 64,
         dropout: float = 0.25,
+        batch_norm: bool = False,
     ):
         super().__init__()
-        self.width = width
+        self.width, self.batch_norm = width, batch_norm
         self.image = Gate(image, (image, genomic), vector, gate_image, dropout)
         self.genomic = Gate(genomic, (image, genomic), vector, gate_genomic, dropout)
-        self.after = nn.Sequential(
-            nn.Dropout(dropout),
-            *(nn.Linear((vector + 1) ** 2, width), nn.ReLU(), nn.Dropout(dropout)),
-            *(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout)),
-        )
+        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        for features in ((vector + 1) ** 2, width):
+            norm = [nn.BatchNorm1d(width)] if batch_norm else []
+            layers += [nn.Linear(features, width), *norm, nn.ReLU(), nn.Dropout(dropout)]
+        self.after = nn.Sequential(*layers)
         init_self_normalising(self)
 
     def forward(self, image: Tensor, genomic: Tensor) -> Tensor:
+        if self.batch_norm and self.training and len(image) == 1:
+            raise InputError(
+                "training: batch_size: batch normalisation needs two rows in every batch and got one; "
+                "take a batch_size of 2 or more"
+            )
         one, other = self.image(image, (image, genomic)), self.genomic(genomic, (image, genomic))
         return self.after(kronecker(one, other))
 
@@ -59,7 +68,9 @@ class Gate(nn.Module):
 
     def forward(self, one: Tensor, both: tuple[Tensor, Tensor]) -> Tensor:
         if self.gated:
-            one = torch.sigmoid(self.gate(*both)) * torch.relu(self.hidden(one))
+            # As one matrix product of all products; torch's own loop over the outputs takes two to six times as long.
+            z = nn.functional.linear(products(*both), self.gate.weight.flatten(1), self.gate.bias)
+            one = torch.sigmoid(z) * torch.relu(self.hidden(one))
         return self.out(one)
 
 
@@ -121,5 +132,9 @@ class PathomicFusion(nn.Module):
 
 def kronecker(one: Tensor, other: Tensor) -> Tensor:
     """All products of two vectors, a 1 appended to each: [batch, m], [batch, n] → [batch, (m + 1)(n + 1)]."""
-    one, other = (nn.functional.pad(vector, (0, 1), value=1.0) for vector in (one, other))
+    return products(*(nn.functional.pad(vector, (0, 1), value=1.0) for vector in (one, other)))
+
+
+def products(one: Tensor, other: Tensor) -> Tensor:
+    """All products of two vectors: [batch, m], [batch, n] → [batch, m · n]."""
     return (one.unsqueeze(2) * other.unsqueeze(1)).flatten(1)
