@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from histofuse.io import InputError
 from histofuse.models.branches import tables
-from histofuse.models.layers import GatedAttention, SelfNormalisingEncoder
+from histofuse.models.layers import GatedAttention
+from histofuse.models.token_fusion import GroupTokens, TokenPooling, joint_layers
 
 
 class PathOmics(nn.Module):
@@ -37,48 +38,29 @@ class PathOmics(nn.Module):
         blocks = tables(shapes)
         if "tiles" not in shapes or not blocks:
             raise InputError(f"inputs: tiles and a table per group of genes are needed; there are {', '.join(shapes)}")
-        self.blocks = tuple(blocks)
         self.tiles = nn.Sequential(nn.Linear(shapes["tiles"][0], width, bias=False), nn.ReLU())
         self.tile_attention = GatedAttention(width, width, dropout)
-        self.groups = nn.ModuleDict(
-            {name: SelfNormalisingEncoder(features, (width, width), dropout) for name, features in blocks.items()}
-        )
+        self.groups = GroupTokens([(name, 0, features) for name, features in blocks.items()], width, dropout)
         self.image = TokenPooling(width, layers, heads, feedforward, dropout)
         self.omics = TokenPooling(width, layers, heads, feedforward, dropout)
-        self.joint = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.joint = joint_layers(width)
         self.head = nn.Linear(width, outputs)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """{"tiles": [batch, tile, width], "tiles_count": [batch, tile], block: [batch, features]} → [batch, outputs]"""
-        omics = torch.stack([self.groups[name](batch[name]) for name in self.blocks], dim=1)
+        omics = self.groups(batch)
         image = self._tile_tokens(batch["tiles"], batch["tiles_count"])
         return self.head(self.joint(torch.cat([self.image(image), self.omics(omics)], dim=1)))
 
     def _tile_tokens(self, tiles: Tensor, count: Tensor) -> Tensor:
         """[batch, group, width]: attention pooling of each group's tiles; 0 for a group that got none."""
-        group = deal(count, len(self.blocks), shuffle=self.training)
+        group = deal(count, len(self.groups), shuffle=self.training)
         hidden = self.tiles(tiles)
         score = self.tile_attention(hidden) + torch.log(count)
-        of_group = group.unsqueeze(1) == torch.arange(len(self.blocks), device=count.device).view(1, -1, 1)
+        of_group = group.unsqueeze(1) == torch.arange(len(self.groups), device=count.device).view(1, -1, 1)
         score = score.unsqueeze(1).masked_fill(~of_group | (count == 0).unsqueeze(1), torch.finfo(score.dtype).min)
         attention = torch.softmax(score, dim=2) * of_group * (count > 0).unsqueeze(1)
         return attention @ hidden
-
-
-class TokenPooling(nn.Module):
-    """Of one modality: transformer, gated attention pooling and a layer. [batch, token, width] → [batch, width]"""
-
-    def __init__(self, width: int, layers: int, heads: int, feedforward: int, dropout: float):
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True)
-        self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.attention = GatedAttention(width, width, dropout)
-        self.out = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.transformer(tokens)
-        weight = torch.softmax(self.attention(tokens), dim=1)
-        return self.out(torch.einsum("bt,btw->bw", weight, tokens))
 
 
 def deal(count: Tensor, groups: int, shuffle: bool) -> Tensor:
