@@ -3,7 +3,8 @@
 import pandas as pd
 
 from histofuse.io import read_table, start_log
-from histofuse.paper.figures import kaplan_meier_figure, risk_groups, save_figure
+from histofuse.paper.figures import kaplan_meier_figure, risk_groups
+from histofuse.paper.style import save_figure
 
 start_log(snakemake.log[0])
 

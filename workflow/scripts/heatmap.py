@@ -1,8 +1,8 @@
 """Heatmaps of a run's tile scores over four of its test slides, as SVG and PNG."""
 
 from histofuse.io import read_table, start_log
-from histofuse.paper.figures import save_figure
 from histofuse.paper.heatmaps import find_places, heatmap_figure, make_panels, note_on
+from histofuse.paper.style import save_figure
 
 start_log(snakemake.log[0])
 given, classes = snakemake.input, snakemake.params.classes

@@ -6,7 +6,8 @@ import pytest
 from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
 
 from histofuse.io import InputError
-from histofuse.paper.figures import kaplan_meier_figure, risk_groups, save_figure, table_figure
+from histofuse.paper.figures import kaplan_meier_figure, risk_groups, table_figure
+from histofuse.paper.style import save_figure
 from histofuse.paper.tables import build_table, summarise_rows
 
 

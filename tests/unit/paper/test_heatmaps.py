@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from histofuse.io import InputError
-from histofuse.paper.figures import save_figure
 from histofuse.paper.heatmaps import (
     Panel,
     Place,
@@ -20,6 +19,7 @@ from histofuse.paper.heatmaps import (
     read_place,
     stride,
 )
+from histofuse.paper.style import save_figure
 
 SIDE = 100
 

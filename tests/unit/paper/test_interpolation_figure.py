@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from histofuse.io import InputError
-from histofuse.paper.figures import save_figure
 from histofuse.paper.interpolation import interpolation_figure
+from histofuse.paper.style import save_figure
 
 
 def distances():

@@ -1,12 +1,6 @@
-"""Figures of the paper: Kaplan–Meier curves by predicted risk, and a table drawn as intervals.
-
-Colours are Okabe and Ito's, which stay apart for colour-blind readers; groups also differ by line style. The SVG files
-are the same byte for byte from run to run: no date, and a fixed salt for the ids in them.
-"""
+"""Figures of the paper: Kaplan–Meier curves by predicted risk, and a table drawn as intervals."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -16,18 +10,10 @@ from lifelines.statistics import logrank_test
 from matplotlib.figure import Figure
 
 from histofuse.evaluation.predictions import check_predictions
-from histofuse.io import InputError, atomic
+from histofuse.io import InputError
 from histofuse.paper.render import METRIC_NAMES
+from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION
 
-BLUE, VERMILLION, BLACK, GREY = "#0072B2", "#D55E00", "#000000", "#767676"
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.hashsalt": "histofuse",
-}
 GROUPS = {"low": ("Low predicted risk", BLUE, "-"), "high": ("High predicted risk", VERMILLION, "--")}
 DAYS_PER_YEAR = 365.25
 
@@ -109,15 +95,6 @@ def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool =
                 0.01, -place, "not run", transform=axes.get_yaxis_transform(), va="center", color=GREY, fontsize=7
             )
     return figure
-
-
-def save_figure(figure: Figure, svg: str | Path, png: str | Path) -> None:
-    """Write a figure as SVG and as PNG (200 dpi), the same bytes every time."""
-    with mpl.rc_context(STYLE):
-        with atomic(svg) as path:
-            figure.savefig(path, format="svg", metadata={"Date": None})
-        with atomic(png) as path:
-            figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
 
 
 def _draw_curve(axes, years, event, label, colour, line) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from histofuse.io import InputError
-from histofuse.paper.figures import BLACK, GREY, STYLE
+from histofuse.paper.style import BLACK, GREY, STYLE
 
 BOOKKEEPING = ["slide_id", "case_id", "part", "tile", "count"]
 SIGNED = {

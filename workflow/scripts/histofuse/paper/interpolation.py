@@ -8,12 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from histofuse.io import InputError
-from histofuse.paper.figures import BLACK, BLUE, GREY, STYLE, VERMILLION
+from histofuse.paper.style import COLOURS, GREY, LINES, STYLE
 
 COLUMNS = ["pair", "space", "weight", "median", "low", "high"]
-# Okabe and Ito's colours; the embedding itself comes first, the smoothing trained on mixtures second.
-COLOURS = [BLACK, BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00"]
-LINES = ["-", "-", "--", "-.", ":", (0, (5, 1, 1, 1))]
 
 
 def interpolation_figure(distances: pd.DataFrame, title: str) -> Figure:
