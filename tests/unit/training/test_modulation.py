@@ -14,9 +14,9 @@ from histofuse.training.dataset import Split, Target
 from histofuse.training.heads import Head
 from histofuse.training.loop import Settings, fit
 from histofuse.training.losses import log_at_risk
-from histofuse.training.modulation import (
+from histofuse.training.balance import (
     RULES,
-    Modulation,
+    Balance,
     coefficients,
     likelihood_scores,
     ratios,
@@ -225,7 +225,7 @@ def one_step(scores, optimiser="sgd", steps=1, **options):
     groups = [{"params": [value], "branch": name, "initial_lr": 0.1} for name, value in values.items()]
     settings = Settings(epochs=2, lr=0.1, optimiser=optimiser, modulation={}, betas=(0.0, 0.999))
     optimiser = settings.optimiser_for(groups)
-    modulation = Modulation({name: [values[name]] for name in ("genomic", "image")}, **options)
+    modulation = Balance({name: [values[name]] for name in ("genomic", "image")}, **options)
     modulation.start_epoch(0, optimiser)
     for _ in range(steps):
         for value in values.values():
@@ -290,7 +290,7 @@ def test_averages_of_scores():
 
 def test_noise_has_the_spread_of_the_gradient():
     value = {name: nn.Parameter(torch.zeros(20_000)) for name in ("a", "b")}
-    modulation = Modulation({name: [p] for name, p in value.items()}, apply="gradient", noise=True)
+    modulation = Balance({name: [p] for name, p in value.items()}, apply="gradient", noise=True)
     optimiser = torch.optim.SGD([{"params": [p], "branch": name} for name, p in value.items()], lr=1.0)
     modulation.start_epoch(0, optimiser)
     torch.manual_seed(1)
