@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histofuse.io import InputError
+from histofuse.models.biased_attention import biased_attention, position_bias
 
 LATTICE = 257  # points a side of the table of position biases
 
@@ -72,6 +73,7 @@ class DeformableAttention(nn.Module):
         self.to_offset = nn.Linear(head_width, 2, bias=False)
         self.bias = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
         self.out = nn.Linear(heads * head_width, width)
+        self.reach = math.log1p(2 + 2 * stride / (self.keys - 1))
         lines = torch.arange(self.keys, dtype=torch.float32)
         reference = torch.stack(torch.meshgrid(lines, lines, indexing="xy"), dim=-1).reshape(-1, 2)
         self.register_buffer("reference", reference, persistent=False)
@@ -80,26 +82,27 @@ class DeformableAttention(nn.Module):
     def forward(self, query: Tensor, keys: Tensor) -> tuple[Tensor, Geometry]:
         """[batch, place, width] twice, row by row → [batch, place, width] and where the keys were read."""
         geometry = self.geometry(query)
-        read = self._read(keys, geometry)
-        mixed = F.scaled_dot_product_attention(
-            self._by_head(query),
-            self._keys(read),
-            read,
-            attn_mask=self.position_bias(geometry).to(read.dtype),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.head_width**-0.5,
-        )
-        out = self.out.weight.unflatten(1, (self.heads, self.head_width))
-        weight = torch.einsum("ohd,hdc->ohc", out, self.value).flatten(1)
-        return F.linear(mixed.transpose(1, 2).flatten(2), weight, self.out.bias), geometry
+        with torch.autocast(query.device.type, enabled=False):
+            read = self._read(keys, geometry)
+            operands = self._by_head(query), self._keys(read), read
+            maps = (operand.float().flatten(0, 1) for operand in operands)
+            dropout = self.dropout if self.training else 0.0
+            mixed = biased_attention(*maps, self._table(), self._at(geometry), dropout).to(query.dtype)
+        mixed = mixed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
+        of_head = self.out.weight.unflatten(1, (self.heads, self.head_width))
+        weight = torch.einsum("ohd,hdc->ohc", of_head, self.value).flatten(1)
+        return F.linear(mixed, weight, self.out.bias), geometry
 
     def attention(self, query: Tensor, keys: Tensor, heads: slice = slice(None)) -> Tensor:
-        """[batch, heads, place, key], before dropout; each row sums to 1. A few `heads` at a time save memory."""
+        """[batch, heads, place, key], before dropout, float32. A few `heads` at a time save memory."""
         geometry = self.geometry(query)
-        read = self._read(keys, geometry)
-        similarity = self._by_head(query)[:, heads] @ self._keys(read)[:, heads].transpose(2, 3)
-        geometry = Geometry(*(of_geometry[:, heads] for of_geometry in geometry))
-        return torch.softmax(similarity.float() / self.head_width**0.5 + self.position_bias(geometry), dim=-1)
+        with torch.autocast(query.device.type, enabled=False):
+            similarity = self._by_head(query)[:, heads] @ self._keys(self._read(keys, geometry))[:, heads].transpose(
+                2, 3
+            )
+            geometry = Geometry(*(of_geometry[:, heads] for of_geometry in geometry))
+            bias = position_bias(self._table(), self._at(geometry)).unflatten(0, geometry.points.shape[:2])
+            return torch.softmax(similarity + bias, dim=-1)
 
     def geometry(self, query: Tensor) -> Geometry:
         """The offsets that the queries [batch, place, width] ask for, and the points they lead to."""
@@ -112,72 +115,45 @@ class DeformableAttention(nn.Module):
             offsets = self.stride * torch.tanh(self.to_offset(hidden))
         return Geometry(offsets, self.reference + offsets)
 
-    def position_bias(self, geometry: Geometry) -> Tensor:
-        """[batch, heads, place, key] of the table, float32."""
-        with torch.autocast(geometry.points.device.type, enabled=False):
-            reach = math.log1p(2 + 2 * self.stride / (self.keys - 1))
-            lines = torch.linspace(-reach, reach, LATTICE, device=geometry.points.device)
-            lattice = torch.stack(torch.meshgrid(lines, lines, indexing="xy"), dim=-1)
-            table = self.bias(lattice).squeeze(-1)
-            difference = self.places[:, None, None] - self._normalised(geometry).flatten(0, 1).unsqueeze(1)
-            at = torch.sign(difference) * torch.log1p(difference.abs()) / reach
-            return _Lookup.apply(table, at).unflatten(0, geometry.points.shape[:2])
+    def on_map(self, points: Tensor) -> Tensor:
+        """Points in cells of the key grid → in places of the map; 0 is the middle of the first."""
+        if self.align_corners:
+            return points * ((self.side - 1) / (self.keys - 1))
+        return points * (self.side / (self.keys - 1)) - 0.5
 
-    def _normalised(self, geometry: Geometry) -> Tensor:
-        return 2 * geometry.points / (self.keys - 1) - 1
-
-    def _by_head(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-    def _keys(self, read: Tensor) -> Tensor:
-        """Rows that dot a head's channels of the query as its projected key dots its projected query."""
-        return read @ torch.einsum("hdi,hdj->hij", self.key, self.query)
+    def read_shares(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each point the four places around it and the bilinear weights they are read with, both [..., 4]."""
+        at = self.on_map(points)
+        below = at.detach().floor()
+        x, y = (at - below).unbind(-1)
+        weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1)
+        corner = below.unsqueeze(-2) + below.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+        inside = ((corner >= 0) & (corner < self.side)).all(-1)
+        column, row = corner.clamp(0, self.side - 1).long().unbind(-1)
+        return row * self.side + column, weights * inside
 
     def _read(self, keys: Tensor, geometry: Geometry) -> Tensor:
-        """[batch, heads, key, width / heads], bilinearly at the points."""
-        maps = self._by_head(keys).transpose(2, 3).unflatten(3, (self.side, self.side)).flatten(0, 1)
-        grid = self._normalised(geometry).flatten(0, 1).unsqueeze(1)
-        read = F.grid_sample(maps.float(), grid, align_corners=self.align_corners).squeeze(2)
-        return read.unflatten(0, geometry.points.shape[:2]).transpose(2, 3).to(keys.dtype)
+        """[batch, heads, key, width / heads], bilinearly at the points, float32."""
+        places, weights = self.read_shares(geometry.points)
+        batch, heads = torch.meshgrid(*(torch.arange(n, device=keys.device) for n in places.shape[:2]), indexing="ij")
+        rows = (batch[..., None, None] * self.side**2 + places) * self.heads + heads[..., None, None]
+        table = keys.float().reshape(len(keys) * self.side**2 * self.heads, -1)
+        return torch.einsum("bhkp,bhkpc->bhkc", weights, F.embedding(rows, table))
 
+    def _keys(self, read: Tensor) -> Tensor:
+        """Rows whose product with a head's channels of the query is q · k / √head_width."""
+        return read @ torch.einsum("hdi,hdj->hij", self.key, self.query) / math.sqrt(self.head_width)
 
-class _Lookup(torch.autograd.Function):
-    """table [y, x] of a square and coordinates [map, line, key, (x, y)] in ±1 → [map, line · line, key], bilinear.
+    def _table(self) -> Tensor:
+        """The biases [y, x] on a lattice evenly spaced in sign · ln(1 + |·|), as far as offsets can lead."""
+        lines = torch.linspace(-self.reach, self.reach, LATTICE, device=self.places.device)
+        return self.bias(torch.stack(torch.meshgrid(lines, lines, indexing="xy"), dim=-1)).squeeze(-1)
 
-    A place's column gives x and its row y, so the coordinates of all pairs follow from those of the lines; they are
-    made anew in the backward pass, a few maps at a time, and never kept.
-    """
+    def _at(self, geometry: Geometry) -> Tensor:
+        """[batch · heads, line, key, (x, y)]: where in the table, from −1 to 1, a line's places and the keys meet."""
+        points = 2 * geometry.points.flatten(0, 1) / (self.keys - 1) - 1
+        difference = self.places[:, None, None] - points.unsqueeze(1)
+        return torch.sign(difference) * torch.log1p(difference.abs()) / self.reach
 
-    MAPS = 8
-
-    @staticmethod
-    def pairs(at: Tensor) -> Tensor:
-        """[map, line, key, 2] → [map, line · line, key, 2]."""
-        lines = at.shape[1]
-        x = at[:, None, :, :, 0].expand(-1, lines, -1, -1)
-        y = at[:, :, None, :, 1].expand(-1, -1, lines, -1)
-        return torch.stack([x, y], dim=-1).flatten(1, 2)
-
-    @staticmethod
-    def forward(ctx, table: Tensor, at: Tensor) -> Tensor:
-        ctx.save_for_backward(table, at)
-        bias = [
-            F.grid_sample(
-                table.expand(len(part), 1, -1, -1), _Lookup.pairs(part), padding_mode="border", align_corners=True
-            ).squeeze(1)
-            for part in at.split(_Lookup.MAPS)
-        ]
-        return torch.cat(bias)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        table, at = ctx.saved_tensors
-        of_table, of_at, lines = torch.zeros_like(table), [], at.shape[1]
-        for part, grad in zip(at.split(_Lookup.MAPS), gradient.split(_Lookup.MAPS), strict=True):
-            grad_table, grad_pairs = torch.ops.aten.grid_sampler_2d_backward(
-                grad.unsqueeze(1), table.expand(len(part), 1, -1, -1), _Lookup.pairs(part), 0, 1, True, [True, True]
-            )
-            of_table += grad_table.sum((0, 1))
-            grad_pairs = grad_pairs.unflatten(1, (lines, lines))
-            of_at.append(torch.stack([grad_pairs[..., 0].sum(1), grad_pairs[..., 1].sum(2)], dim=-1))
-        return of_table, torch.cat(of_at)
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        return tokens.float().unflatten(2, (self.heads, -1)).transpose(1, 2)
