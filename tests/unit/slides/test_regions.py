@@ -1,5 +1,6 @@
 """Regions: where they are chosen or given, the same bytes every time, packed, and the features of their crops."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -401,13 +402,14 @@ def test_packed_regions(batches, tmp_path):
     for order in (batches, batches[::-1]):
         slides = gather_slides(order, 0.5)
         index = pack_regions(order, slides, 256, tmp_path / "regions.u8")
-        assert index.columns.tolist() == ["region", *REGION_COLUMNS, "side_px"]
+        assert index.columns.tolist() == ["region", *REGION_COLUMNS, "side_px", "sha256"]
         assert index["slide_id"].tolist() == ["a"] * 3 + ["b"] * 3
         assert index["region"].tolist() == list(range(6))
         packed = np.memmap(tmp_path / "regions.u8", "u1", "r", shape=(6, 256, 256, 3))
         for folder, slide in zip(batches, "ba", strict=True):
             rows = index.index[index["slide_id"] == slide]
             np.testing.assert_array_equal(packed[rows], pixels_of(folder, slide, 256))
+        assert index["sha256"].tolist() == [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in packed]
     sheet = np.asarray(contact_sheet(previews(slides, index)))
     assert sheet.shape[1] == 7 * 208 + 8
     assert ((sheet[30, 20::208] == GREY).all(axis=1)).sum() == 1

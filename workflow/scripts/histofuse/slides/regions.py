@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ SAME_SIZE = 0.01
 # Squares whose pixels tell a slide's stains, wherever its regions lie.
 STAIN_TILE = {"tile_px": 224, "min_tissue": 0.5}
 PREVIEW_PX = 256
-COPY_BYTES = 1 << 24
 SLIDE_COLUMNS = {
     "slide_id": "str",
     "case_id": "str",
@@ -170,27 +169,34 @@ def pack_regions(directories: list[str | Path], slides: pd.DataFrame, side_px: i
 
     Parameters: `directories` as `cut_regions` leaves them, with `slides.parquet` and `regions.parquet`; `slides` as
     `pack.gather_slides` gives it for them. `regions_path` gets uint8 [N, side_px, side_px, 3], row-major and without a
-    header: `numpy.memmap(path, "u1", "r", shape=(N, side_px, side_px, 3))`, copied piece by piece. The index has the
-    row numbers `region`, `side_px` and the columns of REGION_COLUMNS, in the order of the map: by slide id, and in a
-    slide as they were cut. Raises InputError when a file is not of the size that its regions take.
+    header: `numpy.memmap(path, "u1", "r", shape=(N, side_px, side_px, 3))`, copied region by region. The index has the
+    row numbers `region`, the columns of REGION_COLUMNS, `side_px` and `sha256` of the region's pixels, by which a run
+    knows them without reading them again, in the order of the map: by slide id, and in a slide as they were cut.
+    Raises InputError when a file is not of the size that its regions take.
     """
     frames = [read_table(Path(directory) / "regions.parquet") for directory in directories]
     regions = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     regions = regions.sort_values("slide_id", kind="stable", ignore_index=True)
     used = slides[slides["status"] == "used"]
     number = regions["slide_id"].value_counts()
+    region_bytes = side_px**2 * 3
+    sums = []
     with atomic(regions_path) as temporary, temporary.open("wb") as file:
         for slide in progress(used.itertuples(), "packing", total=len(used)):
             path = Path(slide.directory) / f"{slide.slide_id}.u8"
-            expected = int(number.get(slide.slide_id, 0)) * side_px**2 * 3
-            if not path.is_file() or path.stat().st_size != expected:
+            count = int(number.get(slide.slide_id, 0))
+            if not path.is_file() or path.stat().st_size != count * region_bytes:
                 raise InputError(
                     f"{path}: does not hold the regions of the slide; delete its folder and cut them again"
                 )
             with path.open("rb") as source:
-                shutil.copyfileobj(source, file, COPY_BYTES)
+                for _ in range(count):
+                    pixels = source.read(region_bytes)
+                    sums.append(hashlib.sha256(pixels).hexdigest())
+                    file.write(pixels)
     regions.insert(0, "region", np.arange(len(regions)))
     regions["side_px"] = side_px
+    regions["sha256"] = sums
     return regions
 
 
