@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from killed_runs import kill_after
 
 from histofuse.io import InputError
 from histofuse.models.snn import SNN
@@ -50,27 +51,12 @@ def test_same_seed_same_bits(split, tmp_path):
     assert not same(one, other)
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "exponential"])
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd", "adagrad"])
 def test_an_interrupted_run_goes_on_to_the_same_bits(split, tmp_path, monkeypatch, schedule, optimiser):
     settings = {"schedule": schedule, "optimiser": optimiser, "select": "validation"}
-    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 0)
     whole, history = train(split, tmp_path, name="whole.pt", **settings)
-    save = loop._save
-
-    def save_then_die(path, digest, model, optimiser, history, *rest):
-        save(path, digest, model, optimiser, history, *rest)
-        if len(history) == 3:
-            raise Killed
-
-    monkeypatch.setattr(loop, "_save", save_then_die)
-    with pytest.raises(Killed):
-        train(split, tmp_path, **settings)
-    monkeypatch.setattr(loop, "_save", save)
+    kill_after(3, monkeypatch, lambda: train(split, tmp_path, **settings))
     resumed, resumed_history = train(split, tmp_path, **settings)
     assert same(whole, resumed)
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))

@@ -60,7 +60,7 @@ def concordance(risk: Tensor, time: Tensor, event: Tensor, min_pairs: int = 1) -
     censored_then = (time.unsqueeze(0) == time.unsqueeze(1)) & (event == 0).unsqueeze(0)
     comparable = (event == 1).unsqueeze(1) & (later | censored_then)
     first, second = risk.unsqueeze(-1), risk.unsqueeze(-2)
-    score = (first > second) + 0.5 * (first == second)
+    score = (first > second).double() + 0.5 * (first == second)
     pairs = comparable.sum()
     c = torch.where(comparable, score, 0).sum((-2, -1)) / pairs
     return torch.where(pairs >= min_pairs, c, torch.nan)
