@@ -104,6 +104,19 @@ class DeformableAttention(nn.Module):
             bias = position_bias(self._table(), self._at(geometry)).unflatten(0, geometry.points.shape[:2])
             return torch.softmax(similarity + bias, dim=-1)
 
+    @torch.no_grad()
+    def received(self, query: Tensor, keys: Tensor) -> Tensor:
+        """[batch, place], the share of attention that each place of the map gets; each row sums to 1.
+
+        What a key gets, averaged over queries and heads, is dealt out to the four places that it is read from in the
+        shares it is read with. What goes to points off the map, where there is nothing to read, is left out.
+        """
+        of_keys = [self.attention(*one).mean(2) for one in zip(query.split(1), keys.split(1))]
+        places, shares = self.read_shares(self.geometry(query).points)
+        dealt = (torch.cat(of_keys).unsqueeze(-1) * shares).flatten(1)
+        received = dealt.new_zeros(query.shape[:2]).scatter_add_(1, places.flatten(1), dealt)
+        return received / received.sum(1, keepdim=True)
+
     def geometry(self, query: Tensor) -> Geometry:
         """The offsets that the queries [batch, place, width] ask for, and the points they lead to."""
         with torch.autocast(query.device.type, enabled=False):
