@@ -58,6 +58,8 @@ def type_of(schema, node):
         return f"`{node['const']}`"
     if "enum" in node:
         return "one of " + ", ".join(f"`{value}`" for value in node["enum"])
+    if "if" in node and "else" in node:
+        return f"{type_of(schema, node['then'])} or {type_of(schema, node['else'])}"
     if "anyOf" in node:
         return " or ".join(type_of(schema, option) for option in node["anyOf"])
     kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
@@ -90,7 +92,10 @@ def default_of(node, needed):
 
 def keys_of(schema, node, prefix="", needed=()):
     """Yield (key, type, default, meaning) for each key of an object, with those of its inner objects after it."""
-    for key, value in node.get("properties", {}).items():
+    patterns = {
+        key.strip("^$").replace("(_.*)?", "[_name]"): value for key, value in node.get("patternProperties", {}).items()
+    }
+    for key, value in (node.get("properties", {}) | patterns).items():
         name, inner = definition(schema, value)
         yield prefix + key, type_of(schema, value), default_of(inner, key in node.get("required", [])), inner
         if name is None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
-IMAGES = {"tiles", "regions"}  # inputs that are no tables
 SURVIVAL_METRICS = {"harrell_c", "uno_c", "time_auc", "integrated_brier"}
 GENE_GROUPS = config.get("gene_groups") or f"{workflow.basedir}/config/gene_groups.tsv"
 CONFIG_FOLDERS = [Path(file).parent for file in workflow.configfiles]
@@ -94,6 +93,43 @@ def class_files(model):
     inner = {name: file_of_class(name) for name in sorted(named(MODELS[model].get("params", {}), "class"))}
     own = {MODELS[model]["class"]: class_file(model)}
     return {name: str(path) for name, path in (inner | own).items() if path}
+
+
+def offers(path, name, method):
+    """Whether a class has a method, of its own or from a base that is imported by name; nothing is executed."""
+    tree = ast.parse(Path(path).read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    origins = {
+        alias.asname or alias.name: (SCRIPTS.joinpath(*node.module.split(".")).with_suffix(".py"), alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    if name not in classes:
+        return name in origins and origins[name][0].is_file() and offers(*origins[name], method)
+    own = any(isinstance(node, ast.FunctionDef) and node.name == method for node in classes[name].body)
+    bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
+    return own or any(offers(path, base, method) for base in bases)
+
+
+def is_bag(block):
+    """Whether an input of this name is a bag of tile features, as in histofuse.bags; the others are tables or pixels."""
+    return block == "tiles" or block.startswith("tiles_")
+
+
+def parents_of(model):
+    """The models whose runs a model's run reads: their weights to start from, or the vectors that they make."""
+    entry = MODELS[model]
+    stages = [stage["model"] for stage in entry.get("starts_from", [])]
+    return stages + [options["run"] for options in entry["inputs"].values() if "run" in options]
+
+
+def lineage(model, chain=()):
+    """A model and all whose runs it needs, at whatever remove."""
+    if model in chain or model not in MODELS:
+        problem = "needs its own run" if model in chain else "is not an entry of `models`"
+        raise WorkflowError(f"models: {' needs '.join([*chain, model])}: {model} {problem}")
+    return {model}.union(*(lineage(parent, (*chain, model)) for parent in parents_of(model)))
 
 
 def rows_of(table):
@@ -235,19 +271,32 @@ def in_mirror(cohort):
     return [Path(mirror, file["url"].split("://", 1)[1]).is_file() for file in files]
 
 
+def run_folder(wildcards, model):
+    """Where the run of a model lies with the cohort, task, protocol, split and seed of another one."""
+    return "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}".format(
+        **{**dict(wildcards.items()), "model": model}
+    )
+
+
 def inputs_of_run(wildcards):
     """Files of a run: a table per block under `inputs`, what the choice of their columns needs, weights to start from."""
     folder, inputs = f"results/{wildcards.cohort}", MODELS[wildcards.model]["inputs"]
-    blocks = {name: options for name, options in inputs.items() if name not in IMAGES}
+    blocks = {name: options for name, options in inputs.items() if is_table(name, options)}
     chosen = {name: f"{folder}/{table_of(name, options)}" for name, options in blocks.items()}
-    if "tiles" in inputs:
-        slides = f"{folder}/slides/{inputs['tiles']['features']}"
-        chosen |= {"tiles": f"{slides}/tiles.f16", "index": f"{slides}/index.parquet", "coords": f"{slides}/coords.i32"}
+    for name, options in inputs.items():
+        if is_bag(name):
+            slides = f"{folder}/slides/{options['features']}"
+            files = {"": "tiles.f16", "_index": "index.parquet", "_coords": "coords.i32"}
+            chosen |= {f"{name}{part}": f"{slides}/{file}" for part, file in files.items()}
+        if "run" in options:
+            chosen[name] = f"{run_folder(wildcards, options['run'])}/vectors.parquet"
     if "regions" in inputs:
         regions = f"{folder}/regions/{inputs['regions']['regions']}"
         chosen |= {"regions": f"{regions}/regions.u8", "region_index": f"{regions}/index.parquet"}
     if weights := sorted(named(MODELS[wildcards.model].get("params", {}), "checkpoint")):
         chosen["checkpoints"] = weights
+    if stages := MODELS[wildcards.model].get("starts_from"):
+        chosen["starts"] = [f"{run_folder(wildcards, stage['model'])}/weights.safetensors" for stage in stages]
     if any("group" in options for options in blocks.values()):
         chosen["groups"] = f"{folder}/genomics/gene_groups.tsv"
     if any(options.get("per_source") for options in blocks.values()):
@@ -258,14 +307,16 @@ def inputs_of_run(wildcards):
     return chosen | ({"lists": sorted(set(lists))} if lists else {})
 
 
-def tiles_of(model):
-    """The slide features that a model reads, or None."""
-    return MODELS[model]["inputs"].get("tiles", {}).get("features")
+def is_table(block, options):
+    """Whether an input is columns of a table, and not tiles, pixels or the vectors of another run."""
+    return not is_bag(block) and block != "regions" and "run" not in options
 
 
-def pixels_of(model):
-    """The regions whose pixels a model reads, or None."""
-    return MODELS[model]["inputs"].get("regions", {}).get("regions")
+def images_of(model):
+    """The entries of slide_features and slide_regions that a model, and those whose runs it needs, read."""
+    inputs = [MODELS[name]["inputs"].items() for name in lineage(model)]
+    named = {(name, options.get("features" if is_bag(name) else "regions")) for of in inputs for name, options in of}
+    return {entry for name, entry in named if entry and (is_bag(name) or name == "regions")}
 
 
 def table_of(block, options):
@@ -273,7 +324,7 @@ def table_of(block, options):
     if block == "scgpt":
         return f"genomics/embeddings/{options['embedding']}/{options.get('smoothing') or 'raw'}.parquet"
     table = options.get("from", block)
-    return "cases.parquet" if table == "clinical" else f"genomics/{table}.parquet"
+    return "cases.parquet" if table in ("clinical", "source") else f"genomics/{table}.parquet"
 
 
 def selections_in(inputs):
@@ -301,7 +352,8 @@ def selections_of_cohort(cohort):
         {
             pattern.format(selection=name, **row)
             for row in rows
-            for name in selections_in(MODELS[row["model"]]["inputs"])
+            for model in lineage(row["model"])
+            for name in selections_in(MODELS[model]["inputs"])
         }
     )
 
@@ -309,7 +361,8 @@ def selections_of_cohort(cohort):
 def chooses_genes(cohort):
     """Whether a row of any table reads genes of a group or a selection on a cohort."""
     rows = [row for table in config["tables"] for row in rows_of(table) if row["cohort"] == cohort and runs(row)]
-    blocks = [options for row in rows for options in MODELS[row["model"]]["inputs"].values()]
+    models = set().union(*(lineage(row["model"]) for row in rows))
+    blocks = [options for model in models for options in MODELS[model]["inputs"].values()]
     return any({"group", "selection"} & set(options) for options in blocks)
 
 

@@ -56,23 +56,33 @@ def bank_of(embedding, smoothing):
 
 
 def absent_files(model):
-    """Which files of pretrained weights or cells a model needs that are not there; "" if it has all."""
-    inputs = MODELS[model]["inputs"]
-    weights = [Path(file) for file in named(MODELS[model].get("params", {}), "checkpoint")]
+    """Which files of pretrained weights or cells a model, or one whose run it needs, lacks; "" if all are there."""
     # by what says more
-    needed = {"config/pretrained.tsv": weights, "docs/atlas.md": [], "slide_features": [], "slide_regions": []}
-    panels = [config["gene_selections"][name].get("panel") for name in selections_in(inputs)]
-    for name in {*panels, inputs.get("scgpt", {}).get("embedding")} - {None}:
-        entry = config["embeddings"][name]
-        if entry["checkpoint"] != "simulated":
-            needed["config/pretrained.tsv"] += [Path(entry["checkpoint"], file) for file in CHECKPOINT_FILES.values()]
-        needed["docs/atlas.md"] += [Path(file) for file in [config["atlases"][entry["atlas"]].get("file")] if file]
-    if "tiles" in inputs:
-        needed["slide_features"] += [Path(file) for file in files_of_features(inputs["tiles"]["features"])]
-    if "regions" in inputs:
-        needed["slide_regions"] += [Path(file) for file in files_of_regions(inputs["regions"]["regions"])]
+    needed = {"config/pretrained.tsv": [], "docs/atlas.md": [], "slide_features": [], "slide_regions": []}
+    for name in lineage(model):
+        needed["config/pretrained.tsv"] += map(Path, named(MODELS[name].get("params", {}), "checkpoint"))
+        for embedding in embeddings_in(MODELS[name]["inputs"]):
+            entry = config["embeddings"][embedding]
+            if entry["checkpoint"] != "simulated":
+                needed["config/pretrained.tsv"] += [
+                    Path(entry["checkpoint"], file) for file in CHECKPOINT_FILES.values()
+                ]
+            needed["docs/atlas.md"] += [Path(file) for file in [config["atlases"][entry["atlas"]].get("file")] if file]
+    for name in images_of(model):
+        section, files_of = (
+            ("slide_features", files_of_features)
+            if name in config.get("slide_features", {})
+            else ("slide_regions", files_of_regions)
+        )
+        needed[section] += map(Path, files_of(name))
     missing = {where: sorted({str(path) for path in files if not path.exists()}) for where, files in needed.items()}
     return "; ".join(f"there is no {', '.join(files)} (see {where})" for where, files in missing.items() if files)
+
+
+def embeddings_in(inputs):
+    """The embeddings that a model's inputs need: one to read, or the panel of a gene selection."""
+    panels = [config["gene_selections"][name].get("panel") for name in selections_in(inputs)]
+    return {*panels, inputs.get("scgpt", {}).get("embedding")} - {None}
 
 
 def runs(row):
@@ -94,7 +104,8 @@ def smoothings_of(embedding):
 def embedded_inputs():
     """The options of the block `scgpt` of every row that has one."""
     rows = [row for table in config["tables"] for row in rows_of(table)]
-    inputs = [MODELS[row["model"]]["inputs"] for row in rows if not imported(row["cohort"]) and runs(row)]
+    rows = [row for row in rows if not imported(row["cohort"]) and runs(row)]
+    inputs = [MODELS[model]["inputs"] for row in rows for model in sorted(lineage(row["model"]))]
     return [blocks["scgpt"] for blocks in inputs if "scgpt" in blocks]
 
 

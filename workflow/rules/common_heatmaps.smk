@@ -1,23 +1,6 @@
 """Which models can say where on a slide they look, and what their heatmaps are drawn from."""
 
 
-def offers(path, name, method):
-    """Whether a class has a method, of its own or from a base that is imported by name; nothing is executed."""
-    tree = ast.parse(Path(path).read_text())
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    origins = {
-        alias.asname or alias.name: (SCRIPTS.joinpath(*node.module.split(".")).with_suffix(".py"), alias.name)
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    if name not in classes:
-        return name in origins and origins[name][0].is_file() and offers(*origins[name], method)
-    own = any(isinstance(node, ast.FunctionDef) and node.name == method for node in classes[name].body)
-    bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
-    return own or any(offers(path, base, method) for base in bases)
-
-
 def refuse_unknown_heatmaps():
     """Refuse heatmaps of a model that is not in the table, takes no tiles or has no tile scores."""
     for table, entry in config["tables"].items():

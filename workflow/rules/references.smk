@@ -4,8 +4,8 @@ import csv
 import re
 
 # Names of a run's other files, which no block can have.
-TAKEN = {"population", "splits", "groups", "cases", "index", "coords", "region_index", "lists"}
-TAKEN |= {"checkpoints", "weights", "predictions"}
+TAKEN = {"population", "splits", "groups", "cases", "tiles_index", "tiles_coords", "region_index", "lists"}
+TAKEN |= {"checkpoints", "starts", "weights", "predictions"}
 
 
 def refuse_unknown_references():
@@ -75,13 +75,11 @@ def refuse_unknown_row(table, row):
         return
     if protocol["kind"] == "given" and row["protocol"] not in config["cohorts"][row["cohort"]].get("splits", {}):
         raise WorkflowError(f"cohorts: {row['cohort']}: splits: {row['protocol']} is missing, which {table} asks for")
-    entry = MODELS[row["model"]]
-    for key in ("class", "inputs"):
-        if not entry.get(key):
-            raise WorkflowError(f"models: {row['model']}: {key} is missing, here and in what it extends")
-    class_file(row["model"])
-    asked = {options.get("from", block) for block, options in entry["inputs"].items()}
-    asked |= {*task.get("modalities", []), tiles_of(row["model"]), pixels_of(row["model"])}
+    models = sorted(lineage(row["model"])) if complete(row["model"]) else []
+    for model in models:
+        class_file(model)
+    asked = {options.get("from", block) for model in models for block, options in MODELS[model]["inputs"].items()}
+    asked = asked.union(task.get("modalities", []), *(images_of(model) for model in models))
     lacking = {"alterations"} & asked if layout(row["cohort"]) in ("ivygap", "meta") else set()
     if not has_slides(row["cohort"]):
         made_here = re.compile(features_made_by("slides", "regions"))
@@ -92,16 +90,18 @@ def refuse_unknown_row(table, row):
             f"tables: {table}: row {row['label']!r}: its model or its task asks for {' and '.join(sorted(lacking))}, "
             f"which {row['cohort']} does not have"
         )
-    refuse_unknown_inputs(row, entry["inputs"])
-    tiles = tiles_of(row["model"])
-    if "order" in entry["inputs"].get("tiles", {}) and "bag" not in entry["inputs"]["tiles"]:
-        raise WorkflowError(f"models: {row['model']}: inputs: tiles: order needs a bag")
-    if "tiles" in entry["inputs"] and tiles not in config.get("slide_features", {}):
-        raise WorkflowError(
-            f"models: {row['model']}: inputs: tiles: features: {tiles!r} is not an entry of `slide_features`"
-        )
-    if "regions" in entry["inputs"]:
-        refuse_unknown_regions(row["model"], entry["inputs"])
+    for model in models:
+        refuse_unknown_inputs(model, row["cohort"], MODELS[model]["inputs"])
+
+
+def complete(model, chain=()):
+    """True; refuses a model, or one whose run it needs, that has no class or no inputs."""
+    if model in MODELS and model not in chain:
+        for key in ("class", "inputs"):
+            if not MODELS[model].get(key):
+                raise WorkflowError(f"models: {model}: {key} is missing, here and in what it extends")
+        return all([complete(parent, (*chain, model)) for parent in parents_of(model)])
+    return bool(lineage(chain[0] if chain else model))
 
 
 def refuse_unknown_regions(model, inputs):
@@ -112,24 +112,48 @@ def refuse_unknown_regions(model, inputs):
         raise WorkflowError(f"{where}: regions: {options.get('regions')!r} is not an entry of `slide_regions`")
     if options["crop_px"] > cut["side_px"]:
         raise WorkflowError(f"{where}: crop_px: {options['crop_px']} is more than the regions' {cut['side_px']} px")
-    if "tiles" in inputs:
+    if any(map(is_bag, inputs)):
         raise WorkflowError(f"{where}: a row is a slide's tiles or one region, not both; take one of them out")
 
 
-def refuse_unknown_inputs(row, inputs):
-    """Refuse blocks that name a table, a gene selection, an embedding or a smoothing that is not there."""
+def refuse_unknown_bag(model, block, options):
+    """Refuse a bag of features that are not defined, or a map without a size."""
+    where = f"models: {model}: inputs: {block}"
+    if options.get("features") not in config.get("slide_features", {}):
+        raise WorkflowError(f"{where}: features: {options.get('features')!r} is not an entry of `slide_features`")
+    if "order" in options and "bag" not in options:
+        raise WorkflowError(f"{where}: order needs a bag")
+
+
+def refuse_unknown_vectors(model, block, options):
+    """Refuse vectors of a run whose model makes none."""
+    name = MODELS[options["run"]]["class"]
+    if not offers(class_file(options["run"]), name.partition(":")[2], "vectors"):
+        raise WorkflowError(f"models: {model}: inputs: {block}: run: {name} of {options['run']} has no method vectors")
+
+
+def refuse_unknown_inputs(model, cohort, inputs):
+    """Refuse inputs that name a table, features, a gene selection, an embedding or a smoothing that is not there."""
+    if "regions" in inputs:
+        refuse_unknown_regions(model, inputs)
     for block, options in inputs.items():
-        where = f"models: {row['model']}: inputs: {block}"
-        if block not in {*IMAGES, "clinical", "alterations", "expression", "scgpt"} and "from" not in options:
-            raise WorkflowError(f"{where}: `from` is missing: which table is the block taken from?")
-        floor = config["cohorts"][row["cohort"]].get("genomics", {}).get("min_frequency", 0.05)
-        if layout(row["cohort"]) == "gdc" and options.get("min_frequency", 1) < floor:
-            raise WorkflowError(
-                f"{where}: min_frequency: {options['min_frequency']} is below {floor}, under which {row['cohort']} "
-                "may have dropped alterations; lower its `genomics: min_frequency` as well"
-            )
+        where = f"models: {model}: inputs: {block}"
         if block in TAKEN or block.startswith("selection_"):
             raise WorkflowError(f"{where}: this name is taken; call the block otherwise")
+        if is_bag(block):
+            refuse_unknown_bag(model, block, options)
+        if "run" in options:
+            refuse_unknown_vectors(model, block, options)
+        if not is_table(block, options):
+            continue
+        if block not in {"clinical", "alterations", "expression", "scgpt"} and "from" not in options:
+            raise WorkflowError(f"{where}: `from` is missing: which table is the block taken from?")
+        floor = config["cohorts"][cohort].get("genomics", {}).get("min_frequency", 0.05)
+        if layout(cohort) == "gdc" and options.get("min_frequency", 1) < floor:
+            raise WorkflowError(
+                f"{where}: min_frequency: {options['min_frequency']} is below {floor}, under which {cohort} "
+                "may have dropped alterations; lower its `genomics: min_frequency` as well"
+            )
         for key in ("selection", "embedding", "smoothing"):
             name, known = options.get(key), config.get("gene_selections" if key == "selection" else f"{key}s", {})
             if name and name not in known:
@@ -147,7 +171,7 @@ def refuse_unknown_inputs(row, inputs):
         if panel:
             refuse_unknown_atlas(panel)
     if "scgpt" in inputs:
-        refuse_unknown_embedding(row, inputs["scgpt"])
+        refuse_unknown_embedding(model, cohort, inputs["scgpt"])
 
 
 @functools.cache
@@ -174,17 +198,17 @@ def refuse_unknown_atlas(embedding):
         raise WorkflowError(f"embeddings: {embedding}: panel: file: there is no {panel}")
 
 
-def refuse_unknown_embedding(row, options):
+def refuse_unknown_embedding(model, cohort, options):
     """Refuse an embedding without a name or an atlas, or a smoothing that was made for another one."""
-    where = f"models: {row['model']}: inputs: scgpt"
+    where = f"models: {model}: inputs: scgpt"
     if "embedding" not in options:
         raise WorkflowError(
             f"{where}: `embedding` is missing; there are {', '.join(config.get('embeddings', {})) or 'none'}"
         )
     smoothing = options.get("smoothing")
     refuse_unknown_atlas(options["embedding"])
-    if layout(row["cohort"]) == "published_tables":
-        raise WorkflowError(f"{where}: {row['cohort']} has z-scores of few genes only; an embedding needs TPM")
+    if layout(cohort) == "published_tables":
+        raise WorkflowError(f"{where}: {cohort} has z-scores of few genes only; an embedding needs TPM")
     if smoothing and config["smoothings"][smoothing]["embedding"] != options["embedding"]:
         raise WorkflowError(
             f"{where}: the smoothing {smoothing} is of the embedding {config['smoothings'][smoothing]['embedding']}"

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from histofuse.io import atomic, start_log, write_table
 from histofuse.models.registry import load_class
 from histofuse.training.dataset import read_split
-from histofuse.training.run import Job, run, run_digest
+from histofuse.training.run import Job, run, run_digest, starting_weights
 
 start_log(snakemake.log[0])
 entry, task = snakemake.params.model, snakemake.params.task
@@ -18,8 +19,11 @@ checkpoint = Path(snakemake.params.checkpoint)
 split = read_split(snakemake.input, number, task, entry["inputs"])
 for name, file in snakemake.params.class_files.items():  # the model's own comes last
     model_class = load_class(name, file)
-digest = run_digest(entry, task, split, seed, snakemake.params.code)
-result = run(model_class, entry, task, split, Job(number, seed, snakemake.threads, checkpoint, digest))
+files = snakemake.input.get("starts") or []
+read = [json.loads(safe_open(file, "np").metadata()["columns"]) for file in files]
+starts = starting_weights(entry.get("starts_from", []), [load_file(file) for file in files], read, split)
+digest = run_digest(entry, task, split, seed, snakemake.params.code, starts)
+result = run(model_class, entry, task, split, Job(number, seed, snakemake.threads, checkpoint, digest, starts))
 
 write_table(result.history, snakemake.output.history)
 with atomic(snakemake.output.weights) as temporary:

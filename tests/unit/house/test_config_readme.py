@@ -23,8 +23,18 @@ KEYWORDS = {
         "anyOf",
         "if",
         "then",
+        "else",
     ),
-    *("properties", "additionalProperties", "required", "minProperties", "items", "minItems", "maxItems"),
+    *(
+        "properties",
+        "patternProperties",
+        "additionalProperties",
+        "required",
+        "minProperties",
+        "items",
+        "minItems",
+        "maxItems",
+    ),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "format"),
 }
 
@@ -45,7 +55,7 @@ def test_is_up_to_date(config_readme):
 def nodes(node, path=""):
     """Every schema in the schema, with where it stands."""
     yield path, node
-    for group in ("properties", "$defs"):
+    for group in ("properties", "patternProperties", "$defs"):
         for key, value in node.get(group, {}).items():
             yield from nodes(value, f"{path}/{key}")
     for key in ("items", "additionalProperties"):

@@ -38,7 +38,8 @@ def count(parameters):
 def test_output_is_the_sum_of_a_genomic_and_an_image_part(shapes, outputs):
     model, batch = build(shapes, outputs), batch_of(shapes)
     torch.nn.init.normal_(model.bias)
-    total, parts = model(batch)
+    output = model(batch)
+    total, parts = output.total, output.parts
     assert list(parts) == list(model.branches()) == ["genomic", "image"]
     vector = model.mlp(torch.cat([model.snn(batch["alterations"]), batch["scgpt"]], 1))
     torch.testing.assert_close(parts["genomic"], vector @ model.head_genomic.weight.T + model.bias / 2)

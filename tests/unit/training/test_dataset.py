@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from histofuse.io import InputError
-from histofuse.training.dataset import Target, TileStore, load_split, read_columns
+from histofuse.training.dataset import Target, load_split, read_columns
+from histofuse.training.tiles import TileStore
 
 SURVIVAL = {"kind": "survival"}
 GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3]}}
@@ -100,12 +101,12 @@ def test_a_case_without_a_modality_is_named(cohort):
 
 def test_a_case_with_two_slides_has_two_rows(cohort, tmp_path):
     store = make_store(tmp_path, [1, 2, 3, 1, 1, 2, 1, 1, (2, 0)])
-    split = load_split(cohort[0], cohort[1], 0, SURVIVAL, {"tiles": {"standardise": True}}, {}, store)
+    split = load_split(cohort[0], cohort[1], 0, SURVIVAL, {"tiles": {"standardise": True}}, {}, bags={"tiles": store})
     assert split.rows["case_id"].tolist().count("C0") == 2
     assert split.target.time[split.rows["case_id"] == "C0"].tolist() == [1, 1]
     train = np.concatenate([store.features(f"S{k}").astype(float) for k in (0, 1, 2, 3, 4, 8)])
-    np.testing.assert_allclose(split.tile_scale[0], train.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(split.tile_scale[1], train.std(0), rtol=1e-6)
+    np.testing.assert_allclose(split.bag_scales["tiles"][0], train.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(split.bag_scales["tiles"][1], train.std(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "bag"), [(3, 8), (4, 8), (8, 8), (1, 5)])
@@ -125,10 +126,26 @@ def test_a_bag_is_laid_out_in_full(tmp_path, order, expected):
     make_store(tmp_path, [2, 4])
     np.array([[0, 0], [9, 0], *[[x, y] for y in (0, 9) for x in (0, 9)]], "<i4").tofile(tmp_path / "coords.i32")
     store = TileStore(*(tmp_path / name for name in ("tiles.f16", "index.parquet", "coords.i32")), 16, order)
-    assert store.places("S1").tolist() == expected
-    np.testing.assert_array_equal(store.features("S1"), store.tiles[2:][expected])
-    assert store.count("S1").tolist() == [1] * 16
+    assert store.given("S1")[store.place("S1")].tolist() == expected
+    np.testing.assert_array_equal(store.features("S1"), store.tiles[2:])
+    assert store.count("S1").tolist() == [4] * 4
     np.testing.assert_allclose(store.moments(["S1"])[0], store.tiles[2:].astype(float).mean(axis=0))
+
+
+def test_a_map_of_a_large_slide_gives_only_the_tiles_that_stand_on_it(tmp_path):
+    make_store(tmp_path, [3, 10])
+    store = TileStore(tmp_path / "tiles.f16", tmp_path / "index.parquet", bag=4, order="raster")
+    assert store.given("S1").tolist() == [0, 2, 5, 8]  # round(j · 10/4), halves to even
+    assert store.place("S1").tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(store.features("S1"), store.tiles[[3, 5, 8, 11]])
+    assert store.place("S0").tolist() == [0, 1, 2, 0]
+    assert store.count("S0").tolist() == [2, 1, 1]
+
+
+def test_a_map_needs_a_size(tmp_path):
+    make_store(tmp_path, [3])
+    with pytest.raises(InputError, match="order: raster needs the size of the map; give `bag`"):
+        TileStore(tmp_path / "tiles.f16", tmp_path / "index.parquet", order="raster")
 
 
 def test_a_map_needs_places(tmp_path):

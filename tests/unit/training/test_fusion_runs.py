@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from killed_runs import kill_after
 from region_examples import region_split
+from tile_examples import tile_store
 
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.io import InputError
 from histofuse.models.path_gptomic import PathGPTOmic
 from histofuse.models.path_omics import PathOmics
 from histofuse.models.pathomic_fusion import PathomicFusion
-from histofuse.training import loop
 from histofuse.training.dataset import Split
 from histofuse.training.run import Job, run
 
@@ -49,25 +50,10 @@ def test_path_gptomic_is_trained_with_modulation(split, tmp_path, precision):
     assert history[["c_genomic", "c_image"]].stack().between(0, 1).all()
 
 
-class Killed(Exception):
-    pass
-
-
 def test_an_interrupted_modulated_run_on_regions_goes_on_to_the_same_bits(split, tmp_path, monkeypatch):
     entry = {"params": {"image": T2T}, "training": TRAINING | {"modulation": {"ema": 0.5}}}
     whole = run(PathGPTOmic, entry, SURVIVAL, split, job(tmp_path, "whole.pt"))
-    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 0)
-    save = loop._save
-
-    def save_then_die(*args):
-        save(*args)
-        if len(args[4]) == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save_then_die)
-        with pytest.raises(Killed):
-            run(PathGPTOmic, entry, SURVIVAL, split, job(tmp_path))
+    kill_after(2, monkeypatch, lambda: run(PathGPTOmic, entry, SURVIVAL, split, job(tmp_path)))
     resumed = run(PathGPTOmic, entry, SURVIVAL, split, job(tmp_path))
     for name, value in whole.weights.items():
         np.testing.assert_array_equal(value, resumed.weights[name])
@@ -97,25 +83,12 @@ def test_pathomic_fusion_holds_its_snn_for_the_first_epochs(split, tmp_path, gat
     assert not np.array_equal(trained["genomic.0.weight"], result.weights["genomic.0.weight"])
 
 
-class Tiles:
-    """A bag of four tiles for each row."""
-
-    width = 3
-
-    def __init__(self, slides):
-        self.index = pd.DataFrame({"n_tiles": 4}, index=slides)
-
-    def features(self, slide):
-        return np.random.default_rng(int(slide[1:])).normal(size=(4, 3)).astype(np.float16)
-
-    def count(self, slide):
-        return np.ones(4, dtype=np.float32)
-
-
 def test_path_omics_is_trained_on_discrete_hazards(split, tmp_path):
     slides = [f"S{k}" for k in range(len(split.rows))]
     rows = split.rows.assign(slide_id=slides).drop(columns="region")
-    split = Split(rows, split.target, split.blocks, tiles=Tiles(slides))
+    rng = np.random.default_rng(0)
+    store = tile_store(tmp_path, {slide: rng.normal(size=(4, 3)) for slide in slides})
+    split = Split(rows, split.target, split.blocks, {"tiles": store})
     entry = {"params": {"width": 8, "heads": 2, "feedforward": 8}, "training": TRAINING}
     result = run(PathOmics, entry | {"loss": {"name": "discrete", "intervals": 4}}, SURVIVAL, split, job(tmp_path))
     check_predictions(result.predictions, "survival")

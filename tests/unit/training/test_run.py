@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from tile_examples import tile_store
 
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.evaluation.survival import harrell_c
@@ -69,22 +70,6 @@ def test_a_linear_model_finds_the_planted_signal(tmp_path):
     assert c > 0.75
 
 
-class FakeTiles:
-    """Two slides of each case with one tile; the tile's value is the case's first gene, plus and minus one."""
-
-    width = 2
-
-    def __init__(self, values):
-        self.values = values
-        self.index = pd.DataFrame({"n_tiles": 1}, index=list(values))
-
-    def features(self, slide):
-        return np.full((1, 2), self.values[slide], dtype=np.float16)
-
-    def count(self, slide):
-        return np.ones(1, dtype=np.float32)
-
-
 def test_a_case_gets_the_mean_of_its_slides(tmp_path):
     single = make_split("survival")
     cases = single.rows["case_id"].repeat(2).reset_index(drop=True)
@@ -93,7 +78,8 @@ def test_a_case_gets_the_mean_of_its_slides(tmp_path):
     twice = np.repeat(np.arange(60), 2)
     shift = np.tile([-1.0, 1.0], 60)
     values = dict(zip(rows["slide_id"], single.blocks["genes"][twice, 0] + shift))
-    split = Split(rows, single.target.take(twice), {}, tiles=FakeTiles(values))
+    store = tile_store(tmp_path, {slide: np.full((1, 2), value) for slide, value in values.items()})
+    split = Split(rows, single.target.take(twice), {}, {"tiles": store})
     result = run(AttMIL, {"training": TRAINING}, SURVIVAL, split, job(tmp_path))
     check_predictions(result.predictions, "survival")
     assert len(result.predictions) == 60

@@ -10,16 +10,17 @@ from histofuse.io import InputError
 from histofuse.models.attmil import AttMIL
 from histofuse.models.concat import Concat
 from histofuse.models.snn import SNN
-from histofuse.training.dataset import Split, Target, TileStore, read_split
+from histofuse.training.dataset import Split, Target, read_split
 from histofuse.training.loop import Batches, predict
 from histofuse.training.run import Job, run
 from histofuse.training.tile_scores import tile_scores
+from histofuse.training.tiles import TileStore
 
 SURVIVAL = {"kind": "survival"}
 GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3], "4": [4]}}
 ENTRY = {"training": {"epochs": 3, "lr": 0.01, "batch_size": 16}}
 N, WIDTH = 40, 6
-PACKED = {"tiles": "tiles.f16", "index": "index.parquet", "coords": "coords.i32"}
+PACKED = {"tiles": "tiles.f16", "tiles_index": "index.parquet", "tiles_coords": "coords.i32"}
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def make_split(store, kind="survival", blocks=()):
     labels, classes = (rng.integers(0, 3, N), 3) if kind == "classification" else (np.zeros(0, int), 0)
     target = Target(kind, rng.exponential(size=N) * 100, rng.integers(0, 2, N), labels, classes)
     values = {name: rng.normal(size=(N, 4)).astype(np.float32) for name in blocks}
-    return Split(rows, target, values, store, tile_scale=store.moments(list(rows["slide_id"][:30])))
+    return Split(rows, target, values, {"tiles": store}, {"tiles": store.moments(list(rows["slide_id"][:30]))})
 
 
 def trained(model, entry, task, split, folder):
@@ -70,21 +71,32 @@ def test_only_stored_tiles_of_the_test_part_are_scored(store, tmp_path):
         assert tiles["count"].sum() == 10
 
 
+class OnMap(AttMIL):
+    """AttMIL that reads its bag as a map, every place of it as a tile."""
+
+    def tile_scores(self, batch):
+        place = batch["tiles_place"]
+        tiles = torch.gather(batch["tiles"], 1, place.unsqueeze(-1).expand(-1, -1, WIDTH))
+        return super().tile_scores({"tiles": tiles, "tiles_count": torch.ones(place.shape)})
+
+
 @pytest.mark.parametrize("order", ["raster", "spatial"])
-def test_a_bag_that_is_laid_out_scores_each_tile_once(store, tmp_path, order):
-    """AttMIL sees the same bag either way, so its scores are those of counted tiles."""
+def test_the_places_of_a_map_make_one_score_per_tile(store, tmp_path, order):
+    """A map holds the same bag, so that its scores are those of counted tiles."""
     np.random.default_rng(2).permutation(2 * len(store.tiles)).astype("<i4").tofile(tmp_path / "coords.i32")
     names = (tmp_path / name for name in PACKED.values())
     counted = make_split(store)
     laid_out = make_split(TileStore(*names, 10, order))
     result, scores = trained(AttMIL, ENTRY, SURVIVAL, counted, tmp_path)
-    again = tile_scores(AttMIL, ENTRY, SURVIVAL, laid_out, result.weights, result.predictions)
+    again = tile_scores(OnMap, ENTRY, SURVIVAL, laid_out, result.weights, result.predictions)
     assert list(again) == list(scores)
     assert again["tile"].tolist() == scores["tile"].tolist()
     if order == "raster":
         np.testing.assert_array_equal(again["count"], scores["count"])
-        np.testing.assert_allclose(again["attention"], scores["attention"], atol=1e-6)
+        np.testing.assert_allclose(again[["attention", "log_hazard"]], scores[["attention", "log_hazard"]], atol=1e-5)
     np.testing.assert_allclose(again.groupby("slide_id")["attention"].sum(), 1, atol=1e-5)
+    with pytest.raises(InputError, match=r"for a slide of 10 places"):
+        tile_scores(AttMIL, ENTRY, SURVIVAL, laid_out, result.weights, result.predictions)
 
 
 def test_odds_of_death_are_the_mean_over_the_intervals(store, tmp_path):
@@ -92,7 +104,7 @@ def test_odds_of_death_are_the_mean_over_the_intervals(store, tmp_path):
     result, scores = trained(AttMIL, entry, SURVIVAL, split, tmp_path)
     model = AttMIL({"tiles": (WIDTH,)}, 3)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in result.weights.items() if not k.startswith("scaling")})
-    mean, sd = split.tile_scale
+    mean, sd = split.bag_scales["tiles"]
     slides = [torch.from_numpy(((store.features(s) - mean) / sd).astype(np.float32)) for s in split.rows["slide_id"]]
     counts = [torch.from_numpy(store.count(s)) for s in split.rows["slide_id"]]
     with torch.no_grad():
@@ -166,7 +178,7 @@ def test_a_model_without_tiles_or_scores_is_refused_by_name(store):
     split = make_split(store)
     with pytest.raises(InputError, match="Silent has no method tile_scores"):
         tile_scores(Silent, ENTRY, SURVIVAL, split, {}, pd.DataFrame())
-    split.tiles = None
+    split.bags.clear()
     with pytest.raises(InputError, match="SNN takes no tiles"):
         tile_scores(SNN, ENTRY, SURVIVAL, split, {}, pd.DataFrame())
 
@@ -198,5 +210,5 @@ def test_a_split_is_assembled_from_the_files_of_its_run(store, tmp_path):
     split = read_split(files, 0, SURVIVAL, inputs)
     assert split.shapes == {"tiles": (WIDTH,), "genes": (1,)}
     assert split.scalers["genes"].names == ["A"]
-    assert split.tiles.count("S00").sum() == 10
+    assert split.bags["tiles"].count("S00").sum() == 10
     assert set(split.scalers["genes"].figures) == {"", "x", "y"}

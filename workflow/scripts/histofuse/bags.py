@@ -40,3 +40,8 @@ def spatial_index(coords: np.ndarray, bag: int) -> np.ndarray:
     index = np.empty(bag, np.int64)
     index[np.lexsort((row, column, band))] = taken[np.lexsort((coords[taken, 1], coords[taken, 0], band))]
     return index
+
+
+def is_bag(name: str) -> bool:
+    """Whether an input of this name is a bag of tile features: `tiles`, `tiles_10x`, …; all others are tables or pixels."""
+    return name == "tiles" or name.startswith("tiles_")

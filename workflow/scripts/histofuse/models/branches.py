@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from histofuse.bags import is_bag
 from histofuse.io import InputError
 from histofuse.models.layers import AttentionPooling
 from histofuse.models.registry import load_class
 from histofuse.models.t2t_checkpoint import t2t_encoder
-
-IMAGES = ("regions", "tiles")
 
 
 def image_branch(shapes: dict[str, tuple[int, ...]], settings: Mapping | None = None) -> RegionEncoder | PooledTiles:
@@ -24,12 +23,12 @@ def image_branch(shapes: dict[str, tuple[int, ...]], settings: Mapping | None = 
         return RegionEncoder(shapes["regions"], **(settings or {}))
     if "tiles" in shapes:
         return PooledTiles(shapes["tiles"], **(settings or {}))
-    raise InputError(f"inputs: the model reads {' or '.join(IMAGES)}; there are only {', '.join(shapes)}")
+    raise InputError(f"inputs: the model reads regions or tiles; there are only {', '.join(shapes)}")
 
 
 def tables(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
     """{tabular block: features}, in the order of the entry's `inputs`."""
-    return {name: shape[0] for name, shape in shapes.items() if name not in IMAGES}
+    return {name: shape[0] for name, shape in shapes.items() if name != "regions" and not is_bag(name)}
 
 
 class RegionEncoder(nn.Module):

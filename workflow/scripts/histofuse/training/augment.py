@@ -38,7 +38,7 @@ class RegionImages:
         self.store, self.device = store, device
         self.regions = np.asarray(regions)
         if resident is None:
-            resident = device.type == "cuda" and _room_for(len(np.unique(self.regions)) * store.side**2 * 3, device)
+            resident = device.type == "cuda" and room_for(len(np.unique(self.regions)) * store.side**2 * 3, device)
         self.resident = resident
         if resident:
             held, place = np.unique(self.regions, return_inverse=True)
@@ -183,5 +183,6 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _room_for(size: int, device: torch.device) -> bool:
+def room_for(size: int, device: torch.device) -> bool:
+    """Whether an accelerator has room for so many bytes of data beside a model."""
     return size <= SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histofuse.bags import repeat_index, spatial_index
+from histofuse.bags import is_bag
 from histofuse.io import InputError, read_table
 from histofuse.training.regions import RegionStore
 from histofuse.training.scaling import BlockScaler
+from histofuse.training.tiles import TileStore
+from histofuse.training.vectors import RunVectors
 
 # What of the case table a model may read: everything else there is outcome, origin or bookkeeping.
 CLINICAL = ("age", "sex", "diagnosis", "grade", "idh", "codel_1p19q")
 # Options of a block that say which table it reads and which columns of it; the others are those of `BlockScaler`.
-_TABLE_OPTIONS = {"from", "selection", "group", "embedding", "smoothing"}
-# Inputs that are images of some kind, not tables; a model takes one of them at most.
-IMAGES = ("tiles", "regions")
+_TABLE_OPTIONS = {"from", "selection", "group", "embedding", "smoothing", "shuffled"}
 
 
 @dataclass(frozen=True)
@@ -48,83 +48,6 @@ class Target:
         )
 
 
-class TileStore:
-    """A cohort's packed tile features: a float16 memory map [tile, width] and where each slide's tiles lie.
-
-    A slide's bag has a fixed size in the papers; tiles are stored once. Without an `order` a model is given each tile
-    once, and `count` says how often the repeat rule would put it into a bag of `bag` tiles (all ones when `bag` is
-    None). With one the bag is laid out in full, copies included, for models that read it as a square map, row by row:
-    "raster" by the repeat rule, "spatial" so that neighbours in tissue are neighbours (`bags.spatial_index`), by the
-    places of the tiles in `coords`, int32 [tile, 2].
-    """
-
-    def __init__(
-        self,
-        tiles: str | Path,
-        index: str | Path,
-        coords: str | Path | None = None,
-        bag: int | None = None,
-        order: str | None = None,
-    ):
-        self.index = read_table(index).set_index("slide_id")
-        if self.index.empty:
-            raise InputError(f"{index}: no slide has features; see the exclusions in slides.parquet beside it")
-        self.width = int(self.index["dim"].iloc[0])
-        rows = int(self.index["n_tiles"].sum())
-        if Path(tiles).stat().st_size != rows * self.width * 2:
-            raise InputError(
-                f"{tiles}: does not hold the {rows} × {self.width} values that {index} says; pack it again"
-            )
-        self.tiles = np.memmap(tiles, dtype="<f2", mode="r", shape=(rows, self.width))
-        self.bag, self.order = bag, order
-        if order == "spatial":
-            self.coords = np.memmap(coords, dtype="<i4", mode="r", shape=(rows, 2))
-            if (self.coords < 0).any():
-                raise InputError(f"{coords}: some tiles have no place (features made elsewhere); use order: raster")
-
-    def slides_of(self, case_ids: list[str]) -> pd.DataFrame:
-        """`slide_id, case_id` of these cases' slides, in the order of the index."""
-        rows = self.index[self.index["case_id"].isin(case_ids)]
-        return rows.reset_index()[["slide_id", "case_id"]]
-
-    def places(self, slide_id: str) -> np.ndarray:
-        """int64 [place]: which of the slide's stored tiles `features` gives at each place."""
-        row = self.index.loc[slide_id]
-        if self.order == "raster":
-            return repeat_index(row.n_tiles, self.bag)
-        if self.order == "spatial":
-            return spatial_index(self.coords[row.first_tile : row.first_tile + row.n_tiles], self.bag)
-        return np.arange(row.n_tiles)
-
-    def features(self, slide_id: str) -> np.ndarray:
-        """float16 [place, width]; without an order a view of the map."""
-        row = self.index.loc[slide_id]
-        stored = self.tiles[row.first_tile : row.first_tile + row.n_tiles]
-        return stored if self.order is None else stored[self.places(slide_id)]
-
-    def count(self, slide_id: str) -> np.ndarray:
-        """float32 [place]: how often each stands in a bag of fixed size (floor(bag/n), one more for the first)."""
-        n = int(self.index.loc[slide_id, "n_tiles"])
-        if self.order is not None:
-            return np.ones(self.bag, dtype=np.float32)
-        if self.bag is None or n >= self.bag:
-            return np.ones(n, dtype=np.float32)
-        count = np.full(n, self.bag // n, dtype=np.float32)
-        count[: self.bag % n] += 1
-        return count
-
-    def moments(self, slides: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation [width] over these slides' stored tiles, in float64, read slide by slide."""
-        total, squares, n = np.zeros(self.width), np.zeros(self.width), 0
-        for row in self.index.loc[slides].itertuples():
-            values = self.tiles[row.first_tile : row.first_tile + row.n_tiles].astype(np.float64)
-            total += values.sum(0)
-            squares += np.square(values).sum(0)
-            n += len(values)
-        mean = total / n
-        return mean, np.sqrt(np.maximum(squares / n - mean**2, 0))
-
-
 @dataclass
 class Split:
     """Everything that one run reads.
@@ -132,19 +55,21 @@ class Split:
     Attributes:
         rows: frame with one row per training unit: `case_id, part`, with tiles `slide_id`, with regions `slide_id` and
             `region`. A case with several slides or regions has several rows; predictions are averaged per case.
-        target: one entry per row. blocks: {name: float32 [row, feature]}. tiles, regions: the store, when the model
-            takes it.
-        tile_scale: mean and standard deviation [width] of the training tiles, when they are to be standardised.
-        scalers: {block: fitted scaler}, kept with the weights.
+        target: one entry per row. blocks: {name: float32 [row, feature]}. bags: {name: store of tile features};
+            regions: the store, when the model takes regions.
+        bag_scales: {name: mean and standard deviation [width] of the training tiles}, of bags to be standardised.
+        scalers: {block: fitted scaler}, kept with the weights. training_only: names of blocks that a model is given
+            in training alone.
     """
 
     rows: pd.DataFrame
     target: Target
     blocks: dict[str, np.ndarray]
-    tiles: TileStore | None = None
-    tile_scale: tuple[np.ndarray, np.ndarray] | None = None
+    bags: dict[str, TileStore] = field(default_factory=dict)
+    bag_scales: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     scalers: dict[str, BlockScaler] = field(default_factory=dict)
     regions: RegionStore | None = None
+    training_only: frozenset[str] = frozenset()
 
     def part(self, name: str) -> np.ndarray:
         """Row numbers of "train", "val" or "test"."""
@@ -152,11 +77,12 @@ class Split:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """What a model is built for: {block: (features,)}, and {"tiles": (width,)} or {"regions": (3, px, px)}."""
-        images = {"tiles": (self.tiles.width,)} if self.tiles else {}
+        """What a model is built for: {block: (features,)}, {bag: (width,)} or {"regions": (3, px, px)}."""
+        images = {name: (store.width,) for name, store in self.bags.items()}
         if self.regions:
-            images = {"regions": (3, self.regions.input_px, self.regions.input_px)}
-        return images | {name: (values.shape[1],) for name, values in self.blocks.items()}
+            images["regions"] = (3, self.regions.input_px, self.regions.input_px)
+        blocks = {name: values for name, values in self.blocks.items() if name not in self.training_only}
+        return images | {name: (values.shape[1],) for name, values in blocks.items()}
 
 
 def read_columns(path: str | Path) -> list[str]:
@@ -179,25 +105,28 @@ def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs:
     """Assemble one split from the files of a run.
 
     Args:
-        files: `population`, `splits`, a table under the name of each tabular block and, where the inputs ask for them,
-            `selection_{name}`, `groups`, `cases` (their column source), `tiles` and `index`, `regions` and
-            `region_index`.
+        files: `population`, `splits`, a table under the name of each tabular block, the vectors under that of each
+            input with `run` and, where the inputs ask for them, `selection_{name}`, `groups`, `cases` (their column
+            source), `{bag}`, `{bag}_index` and `{bag}_coords` of a bag of tiles, `regions` and `region_index`.
         number: of the split; task, inputs: as for `load_split`, but the `columns` of a block may be a text file.
     """
-    blocks = {name: dict(options) for name, options in inputs.items() if name not in IMAGES}
+    blocks = {name: dict(options) for name, options in inputs.items() if _is_table(name, options)}
     for options in blocks.values():
         if isinstance(options.get("columns"), str):
             options["columns"] = read_columns(options["columns"])
     selections = {options["selection"] for options in blocks.values() if "selection" in options}
-    groups = sources = tiles = regions = None
+    groups = sources = regions = None
     if any("group" in options for options in blocks.values()):
         groups = read_table(files["groups"], dtype=str, keep_default_na=False)
     if any(options.get("per_source") for options in blocks.values()):
         sources = read_table(files["cases"], columns=["case_id", "source"]).set_index("case_id")["source"]
-    if "tiles" in inputs:
-        tiles = TileStore(
-            files["tiles"], files["index"], files["coords"], inputs["tiles"].get("bag"), inputs["tiles"].get("order")
+    bags = {
+        name: TileStore(
+            *(files[f"{name}{part}"] for part in ("", "_index", "_coords")), options.get("bag"), options.get("order")
         )
+        for name, options in inputs.items()
+        if is_bag(name)
+    }
     if "regions" in inputs:
         options = {name: value for name, value in inputs["regions"].items() if name != "regions"}
         regions = RegionStore(files["regions"], files["region_index"], **options)
@@ -208,13 +137,16 @@ def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs:
         task,
         {name: blocks.get(name, options) for name, options in inputs.items()},
         {name: read_table(files[name]) for name in blocks},
-        tiles,
+        bags=bags,
         selections={
             name: read_table(files[f"selection_{name}"], filters=[("split", "==", number)]) for name in selections
         },
         groups=groups,
         sources=sources,
         regions=regions,
+        vectors={
+            name: RunVectors(files[name], options["vectors"]) for name, options in inputs.items() if "run" in options
+        },
     )
 
 
@@ -225,12 +157,13 @@ def load_split(
     task: dict,
     inputs: dict[str, dict],
     tables: dict[str, pd.DataFrame],
-    tiles: TileStore | None = None,
     *,
+    bags: dict[str, TileStore] | None = None,
     selections: dict[str, pd.DataFrame] | None = None,
     groups: pd.DataFrame | None = None,
     sources: pd.Series | None = None,
     regions: RegionStore | None = None,
+    vectors: dict[str, RunVectors] | None = None,
 ) -> Split:
     """Assemble one split.
 
@@ -238,38 +171,37 @@ def load_split(
         population: `case_id, time_days, event, label`, the task's cases.
         splits: `split, case_id, part` of the protocol.
         task: its config entry (`kind`, `classes`).
-        inputs: of the model entry: {block: options}: those of tiles, those of `RegionStore`, or of `BlockScaler` with
-            `from` (which table it is; by default the block's own name), `selection` (columns of the genes that it
-            selected for this split) and `group` (columns of the genes of these groups). `embedding` and `smoothing`
-            say which table is given and change nothing here.
+        inputs: of the model entry: {block: options}: those of tiles, of vectors, of `RegionStore`, or of `BlockScaler`
+            with `from` (which table it is; by default the block's own name), `selection` (columns of the genes that
+            it selected for this split) and `group` (columns of the genes of these groups). `embedding` and `smoothing`
+            say which table is given and change nothing here. `shuffled`: each case gets what belongs to another case
+            of its part; all shuffled inputs of a run get that of the same one.
         tables: {block: frame with case_id}, one per tabular block in `inputs`.
+        bags: {bag: store}; a row is a slide that all of them have.
         selections: {name: frame `split, gene, selected`}, those that the blocks name.
         groups: `gene, group`, when a block names groups.
         sources: source cohort by case_id, when a block is scaled per source.
-        tiles, regions: the store, when the inputs name it.
+        regions: the store, when the inputs name it. vectors: {input: vectors of another run}, unscaled; they make the
+            rows where there are neither tiles nor regions.
     Raises InputError when a part is empty, holds no event (survival), a case lacks an input, a block is left without a
     column or both tiles and regions are asked for.
     """
+    bags, vectors = bags or {}, vectors or {}
     parts = splits.loc[splits["split"] == split, ["case_id", "part"]]
     cases = population.merge(parts, on="case_id", validate="one_to_one").sort_values("case_id", ignore_index=True)
     _check_parts(cases, split, task["kind"])
-    rows = cases
-    if tiles is not None and regions is not None:
-        raise InputError("inputs: a row is a slide's bag of tiles or one region, not both; take tiles or regions out")
-    if tiles is not None:
-        rows = cases.merge(tiles.slides_of(cases["case_id"].tolist()), on="case_id")
-        _check_present(cases, rows["case_id"], "tiles")
-    if regions is not None:
-        rows = cases.merge(regions.regions_of(cases["case_id"].tolist()), on="case_id")
-        _check_present(cases, rows["case_id"], "regions")
+    giver = _shuffled(cases, split)
+    rows = _rows(cases, inputs, bags, regions, vectors, giver)
     train_cases = cases.loc[cases["part"] == "train", "case_id"]
     blocks, scalers = {}, {}
     for name, options in inputs.items():
-        if name in IMAGES:
+        if not _is_table(name, options):
             continue
         table = tables[name].set_index("case_id")
         if options.get("from", name) == "clinical":
             table = table[[column for column in CLINICAL if column in table]]
+        if options.get("from", name) == "source":
+            table = table[["source"]]
         _check_present(cases, table.index, name)
         if options.get("min_frequency") and 2 * len(train_cases) < len(table):
             print(
@@ -282,10 +214,15 @@ def load_split(
             scalers[name] = BlockScaler(**scaling).fit(table.loc[train_cases], sources)
         except InputError as error:
             raise InputError(f"inputs: {name}: {error}") from error
-        blocks[name] = scalers[name].apply(table.loc[rows["case_id"]], sources)
-    scale = None
-    if tiles is not None and inputs["tiles"].get("standardise", False):
-        scale = tiles.moments(rows.loc[rows["part"] == "train", "slide_id"].tolist())
+        given = rows["case_id"].map(giver) if options.get("shuffled") else rows["case_id"]
+        blocks[name] = scalers[name].apply(table.loc[given], sources)
+    only = set()
+    for name, of_run in vectors.items():
+        made = {f"{name}.{vector}": values for vector, values in of_run.blocks(rows).items()}
+        blocks |= made
+        only |= set(made) if inputs[name].get("training_only") else set()
+    train_slides = rows.loc[rows["part"] == "train", "slide_id"].tolist() if bags else []
+    scales = {name: store.moments(train_slides) for name, store in bags.items() if inputs[name].get("standardise")}
     classification = task["kind"] == "classification"
     target = Target(
         kind=task["kind"],
@@ -294,7 +231,53 @@ def load_split(
         label=rows["label"].to_numpy(np.int64) if classification else np.zeros(0, np.int64),
         classes=len(task["classes"]) if classification else 0,
     )
-    return Split(rows.drop(columns=["time_days", "event", "label"]), target, blocks, tiles, scale, scalers, regions)
+    about = rows.drop(columns=["time_days", "event", "label"])
+    return Split(about, target, blocks, bags, scales, scalers, regions, frozenset(only))
+
+
+def _is_table(name: str, options: dict) -> bool:
+    """Whether an input is a block of columns of a table."""
+    return not is_bag(name) and name != "regions" and "run" not in options
+
+
+def _shuffled(cases: pd.DataFrame, split: int) -> dict[str, str]:
+    """{case: another case of its part}, drawn by the split's number; never itself where the part has two."""
+    rng, giver = np.random.default_rng(split), {}
+    for _, of_part in cases.groupby("part")["case_id"]:
+        order = rng.permutation(of_part.to_numpy())
+        giver |= dict(zip(order, np.roll(order, 1)))
+    return giver
+
+
+def _rows(
+    cases: pd.DataFrame,
+    inputs: dict[str, dict],
+    bags: dict[str, TileStore],
+    regions: RegionStore | None,
+    vectors: dict[str, RunVectors],
+    giver: dict[str, str],
+) -> pd.DataFrame:
+    """The split's rows: a case, or each of its slides, regions or vectors."""
+    ids = cases["case_id"].tolist()
+    if bags and regions is not None:
+        raise InputError("inputs: a row is a slide's bag of tiles or one region, not both; take tiles or regions out")
+    if bags:
+        first, *others = bags.values()
+        slides = first.slides_of(ids)
+        slides = slides[slides["slide_id"].isin(set(slides["slide_id"]).intersection(*(o.index.index for o in others)))]
+        what, units = " and ".join(bags), slides
+    elif regions is not None:
+        what, units = "regions", regions.regions_of(ids)
+    elif makers := [name for name in vectors if not inputs[name].get("training_only")]:
+        what, units = makers[0], vectors[makers[0]].rows_of(ids)
+    else:
+        return cases
+    if any(options.get("shuffled") for name, options in inputs.items() if is_bag(name) or name == "regions"):
+        taker = {of: case for case, of in giver.items()}
+        units = units.assign(case_id=units["case_id"].map(taker))
+    rows = cases.merge(units, on="case_id")
+    _check_present(cases, rows["case_id"], what)
+    return rows
 
 
 def _narrow(

@@ -85,6 +85,13 @@ class Head:
             return outputs.reshape(len(outputs))
         return -np.cumprod(1 - sigmoid(outputs), axis=1).sum(axis=1)
 
+    def risk_of_parts(self, parts: dict[str, np.ndarray], split: Split) -> dict[str, np.ndarray]:
+        """{risk_branch: float64 [case]}: what each branch alone says of the cases of `predictions`; survival only."""
+        if self.kind == "classification":
+            return {}
+        case = pd.factorize(split.rows["case_id"])[0]
+        return {f"risk_{name}": self._of_cases(outputs, case) for name, outputs in parts.items()}
+
     def predictions(self, outputs: np.ndarray, split: Split, number: int, seed: int) -> pd.DataFrame:
         """One row per case: the mean over its slides of risk and survival curve, or of class probabilities.
 
@@ -112,8 +119,7 @@ class Head:
             frame["survival_times"], frame["survival"] = None, None
             frame["probabilities"] = list(mean_by(of_output, softmax(outputs)))
             return frame
-        risk = self._of_crops(self.risk(outputs), len(rows))
-        frame["risk"] = pd.Series(risk).groupby(case).agg(OF_ROWS[self.aggregate["rows"]]).to_numpy()
+        frame["risk"] = self._of_cases(outputs, case)
         times = time_grid(self.train.time, self.train.event)
         if self.name == "cox":
             train = (frame["part"] == "train").to_numpy()
@@ -130,6 +136,11 @@ class Head:
         frame["survival"] = list(curves)
         frame["probabilities"] = None
         return frame
+
+    def _of_cases(self, outputs: np.ndarray, case: np.ndarray) -> np.ndarray:
+        """Risk [case] from outputs [row · crop, output] and the case number of each row."""
+        risk = self._of_crops(self.risk(outputs), len(case))
+        return pd.Series(risk).groupby(case).agg(OF_ROWS[self.aggregate["rows"]]).to_numpy()
 
     def _of_crops(self, risk: np.ndarray, rows: int) -> np.ndarray:
         """[row · crop] → [row]"""

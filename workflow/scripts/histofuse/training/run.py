@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from histofuse.io import InputError, sha256
 from histofuse.models.registry import Estimator
 from histofuse.training.dataset import Split
 from histofuse.training.heads import Head
+from histofuse.training.vectors import vectors_table
 
 DEFAULT_LOSS = {"survival": {"name": "cox"}, "classification": {"name": "cross_entropy"}}
 
@@ -22,7 +23,8 @@ DEFAULT_LOSS = {"survival": {"name": "cox"}, "classification": {"name": "cross_e
 class Job:
     """Which run this is: split number and seed, the threads it may use, and where an interrupted run goes on.
 
-    `digest` is that of everything the result depends on (`run_digest`); see `histofuse.training.loop.fit`.
+    `digest` is that of everything the result depends on (`run_digest`); see `histofuse.training.loop.fit`. `starts`:
+    weights {name: array} of the model that the run starts from, see `starting_weights`.
     """
 
     number: int
@@ -30,6 +32,7 @@ class Job:
     threads: int
     checkpoint: Path
     digest: str
+    starts: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,13 +64,15 @@ def run(
         raise InputError(
             f"{model_class.__name__} is trained by gradient steps: its entry needs `training` (epochs, lr)"
         )
+    parts = {}
     if issubclass(model_class, Estimator):
         model = model_class(**parameters).fit(_rows(split.blocks, train), target)
         outputs, weights, history = model.predict(split.blocks), model.weights(), pd.DataFrame()
     else:
-        outputs, weights, history = _fit_network(model_class, parameters, entry["training"], split, head, job)
+        outputs, parts, weights, history = _fit_network(model_class, parameters, entry["training"], split, head, job)
     history = history if len(history) else pd.DataFrame({"epoch": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})
-    return Result(head.predictions(outputs, split, job.number, job.seed), history, weights | _scaling(split))
+    predictions = head.predictions(outputs, split, job.number, job.seed)
+    return Result(predictions.assign(**head.risk_of_parts(parts, split)), history, weights | _scaling(split))
 
 
 def make_head(entry: dict, task: dict, split: Split) -> Head:
@@ -76,7 +81,9 @@ def make_head(entry: dict, task: dict, split: Split) -> Head:
     return Head(split.target.take(split.part("train")), loss, entry.get("aggregate"))
 
 
-def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> str:
+def run_digest(
+    entry: dict, task: dict, split: Split, seed: int, code: str, starts: dict[str, np.ndarray] | None = None
+) -> str:
     """Digest of all that a run's result depends on: entry, task, seed, code, weights to start from, assembled data.
 
     Of tiles and regions the index and some values of each are read, not the gigabytes.
@@ -85,14 +92,16 @@ def run_digest(entry: dict, task: dict, split: Split, seed: int, code: str) -> s
     sha.update(split.rows.to_csv().encode())
     for values in (split.target.time, split.target.event, split.target.label, *split.blocks.values()):
         sha.update(np.ascontiguousarray(values).tobytes())
-    if split.tiles is not None:
-        sha.update(split.tiles.index.to_csv().encode())
+    for store in split.bags.values():
+        sha.update(store.index.to_csv().encode())
         for slide in split.rows["slide_id"]:
-            sha.update(split.tiles.features(slide)[0].tobytes())
+            sha.update(store.features(slide)[0].tobytes())
     if split.regions is not None:
         sha.update(split.regions.index.to_csv().encode())
         for region in split.rows["region"]:
             sha.update(split.regions.sample(region))
+    for name, values in sorted((starts or {}).items()):
+        sha.update(name.encode() + np.ascontiguousarray(values).tobytes())
     for file in weights_in(entry.get("params", {})):
         sha.update(sha256(file).encode())
     return sha.hexdigest()
@@ -104,15 +113,93 @@ def weights_in(params: dict) -> list[str]:
     return sorted(found.union(*(weights_in(value) for value in params.values() if isinstance(value, dict))))
 
 
+def starting_weights(
+    stages: list[dict], runs: list[dict[str, np.ndarray]], columns: list[dict[str, list[str]]], split: Split
+) -> dict[str, np.ndarray]:
+    """The weights that earlier runs hand on, under the names that they have in this model.
+
+    Args:
+        stages: of the entry's `starts_from`: `model` and `weights` {prefix of a name in that run: prefix here}.
+        runs, columns: of each of these runs the weights, and the columns {block: [name]} that it read.
+        split: of this run, the same as theirs.
+    Raises InputError when a prefix fits no weight, or the runs read other columns of a block than this one.
+    """
+    found = {}
+    for stage, weights, read in zip(stages, runs, columns, strict=True):
+        where = f"starts_from: {stage['model']}"
+        for name in read.keys() & split.scalers.keys():
+            if read[name] != split.scalers[name].names:
+                raise InputError(f"{where}: it read other columns of {name} than this model; give both the same inputs")
+        for old, new in stage["weights"].items():
+            names = [name for name in weights if name.startswith(old) and not name.startswith("scaling.")]
+            if not names:
+                known = ", ".join(sorted({name.partition(".")[0] for name in weights} - {"scaling"}))
+                raise InputError(f"{where}: weights: no name begins with {old!r}; there are {known}")
+            found |= {new + name.removeprefix(old): weights[name] for name in names}
+    return found
+
+
+def trained_model(model_class: type, entry: dict, split: Split, head: Head, weights: dict[str, np.ndarray]):
+    """The torch module of a run, from its weights, on the device and in evaluation mode.
+
+    Raises InputError when the weights do not fit.
+    """
+    import torch
+
+    from histofuse.training.loop import choose_device
+
+    model = model_class(split.shapes, head.outputs, **entry.get("params", {}))
+    learnt = {name: torch.from_numpy(values) for name, values in weights.items() if not name.startswith("scaling.")}
+    try:
+        model.load_state_dict(learnt)
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights do not fit {model_class.__name__} on this split ({error}); train again"
+        ) from error
+    return model.to(choose_device()).eval()
+
+
+def run_vectors(model_class: type, entry: dict, task: dict, split: Split, weights: dict[str, np.ndarray], threads: int):
+    """The vectors of every row of a run's split, as `vectors_table` lays them out, for runs that read them.
+
+    Raises InputError when the class makes none.
+    """
+    import torch
+
+    from histofuse.training.loop import Batches, choose_device
+    from histofuse.training.predict import evaluate
+
+    if not hasattr(model_class, "vectors"):
+        raise InputError(
+            f"inputs: run: {model_class.__name__} has no method vectors, by which it makes them for others"
+        )
+    torch.set_num_threads(threads)
+    model = trained_model(model_class, entry, split, make_head(entry, task, split), weights)
+    batches = Batches(split, choose_device())
+    return vectors_table(split.rows, batches.views, evaluate(model.vectors, model, batches, np.arange(len(split.rows))))
+
+
 def _fit_network(model_class, parameters, training, split, head, job):
     import torch
 
-    from histofuse.training.loop import Batches, Settings, choose_device, fit, predict
+    from histofuse.training.loop import Batches, Settings, choose_device, fit
+    from histofuse.training.predict import outputs_and_parts
 
     torch.set_num_threads(job.threads)
     settings = Settings(**training)
+
+    def build():
+        model = model_class(split.shapes, head.outputs, **parameters)
+        state = model.state_dict()
+        for name, values in job.starts.items():
+            if name not in state or state[name].shape != values.shape:
+                there = tuple(state[name].shape) if name in state else "nothing of that name"
+                raise InputError(f"starts_from: {name} has shape {values.shape}, the model has {there}")
+        model.load_state_dict(state | {name: torch.from_numpy(values) for name, values in job.starts.items()})
+        return model
+
     model, history = fit(
-        lambda: model_class(split.shapes, head.outputs, **parameters),
+        build,
         split,
         head.torch_loss(split, settings.rule),
         head.criterion(split),
@@ -121,8 +208,8 @@ def _fit_network(model_class, parameters, training, split, head, job):
         job.checkpoint,
         job.digest,
     )
-    outputs = predict(model, Batches(split, choose_device()), np.arange(len(split.rows)))
-    return outputs, {name: value.cpu().numpy() for name, value in model.state_dict().items()}, history
+    outputs, parts = outputs_and_parts(model, Batches(split, choose_device()), np.arange(len(split.rows)))
+    return outputs, parts, {name: value.cpu().numpy() for name, value in model.state_dict().items()}, history
 
 
 def _rows(blocks: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,6 +223,6 @@ def _scaling(split: Split) -> dict[str, np.ndarray]:
         for name, scaler in split.scalers.items()
         for key, values in scaler.arrays().items()
     }
-    if split.tile_scale is not None:
-        arrays |= {"scaling.tiles.mean": split.tile_scale[0], "scaling.tiles.sd": split.tile_scale[1]}
+    for name, (mean, sd) in split.bag_scales.items():
+        arrays |= {f"scaling.{name}.mean": mean, f"scaling.{name}.sd": sd}
     return arrays

@@ -8,7 +8,7 @@ import pandas as pd
 from histofuse.io import InputError, progress
 from histofuse.training.dataset import Split
 from histofuse.training.heads import Head
-from histofuse.training.run import make_head
+from histofuse.training.run import make_head, trained_model
 
 # What a tile's outputs become, by the loss. Every one of them is linear in the outputs, so that a slide's own figure
 # stays the weighted mean of its tiles'.
@@ -38,8 +38,9 @@ def tile_scores(
         average slide of the training part: 0 says no more than such a slide does.
     Raises InputError when the class has no tile scores, they are not what they should be, or the weights do not fit.
     """
-    if split.tiles is None or not hasattr(model_class, "tile_scores"):
-        what = "takes no tiles" if split.tiles is None else "has no method tile_scores"
+    store = split.bags.get("tiles")
+    if store is None or not hasattr(model_class, "tile_scores"):
+        what = "takes no tiles" if store is None else "has no method tile_scores"
         raise InputError(f"heatmaps: {model_class.__name__} {what}; take it off the table's `heatmaps`")
     head = make_head(entry, task, split)
     score = _scorer(model_class, entry, split, head, weights, threads)
@@ -53,19 +54,17 @@ def tile_scores(
         outputs = scores.pop("output", None)
         if outputs is not None:
             scores[SCORES[head.name]] = _reduce(outputs - average, head, classes, case)
-        count = split.tiles.count(slide)
-        about = {"slide_id": slide, "case_id": case, "part": "test", "tile": split.tiles.places(slide).astype(np.int32)}
-        frame = pd.DataFrame(about | {"count": count} | scores)
-        frames.append(_copies_as_one(frame) if split.tiles.order else frame)
+        about = {"slide_id": slide, "case_id": case, "part": "test", "tile": store.given(slide).astype(np.int32)}
+        frames.append(pd.DataFrame(about | {"count": store.count(slide)} | scores))
     return pd.concat(frames, ignore_index=True)
 
 
-def _copies_as_one(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per tile of a bag that was laid out in full: attention adds up over copies, scores are averaged."""
-    keys = ["slide_id", "case_id", "part", "tile"]
-    added = {name: "sum" for name in frame if name == "count" or name.startswith("attention")}
-    how = {name: added.get(name, "mean") for name in frame if name not in keys}
-    return frame.groupby(keys, as_index=False, sort=True).agg(how)
+def _of_tiles(values: np.ndarray, place: np.ndarray, attention: bool) -> np.ndarray:
+    """[place, …] of a map → [tile, …]: attention adds up over a tile's copies, other scores are averaged."""
+    total = np.zeros((place.max() + 1, *values.shape[1:]), dtype=np.float64)
+    np.add.at(total, place, values)
+    copies = np.bincount(place).reshape(-1, *[1] * (values.ndim - 1))
+    return (total if attention else total / copies).astype(np.float32)
 
 
 def _scorer(model_class: type, entry: dict, split: Split, head: Head, weights: dict[str, np.ndarray], threads: int):
@@ -75,30 +74,24 @@ def _scorer(model_class: type, entry: dict, split: Split, head: Head, weights: d
     from histofuse.training.loop import Batches, choose_device
 
     torch.set_num_threads(threads)
-    device = choose_device()
-    model = model_class(split.shapes, head.outputs, **entry.get("params", {}))
-    learnt = {name: torch.from_numpy(values) for name, values in weights.items() if not name.startswith("scaling.")}
-    try:
-        model.load_state_dict(learnt)
-    except RuntimeError as error:
-        raise InputError(
-            f"the weights do not fit {model_class.__name__} on this split ({error}); train again"
-        ) from error
-    model.to(device).eval()
-    batches = Batches(split, device)
+    model, store = trained_model(model_class, entry, split, head, weights), split.bags["tiles"]
+    batches = Batches(split, choose_device())
 
     @torch.inference_mode()
     def score(row: int) -> dict[str, np.ndarray]:
-        batch = batches(np.array([row]))
-        n = batch["tiles"].shape[1]
+        batch = batches.to_predict(np.array([row]))
+        place = store.place(split.rows.at[row, "slide_id"])
+        n = batch["tiles"].shape[1] if place is None else len(place)
         scores = {name: values[0].float().cpu().numpy() for name, values in model.tile_scores(batch).items()}
         for name, values in scores.items():
             expected = (n, head.outputs) if name == "output" else (n,)
             if values.shape != expected or not np.isfinite(values).all():
                 raise InputError(
                     f"{model_class.__name__}.tile_scores: {name!r} must be finite and of shape {(1, *expected)} "
-                    f"for a slide of {n} tiles"
+                    f"for a slide of {n} {'tiles' if place is None else 'places'}"
                 )
+            if place is not None:
+                scores[name] = _of_tiles(values, place, name.startswith("attention"))
         if "output" in scores and "attention" not in scores:
             raise InputError(f"{model_class.__name__}.tile_scores: 'output' needs 'attention', by which it is weighted")
         return scores

@@ -1,0 +1,17 @@
+"""Vectors of a run's model for every row of its split, for runs that read them."""
+
+from safetensors.numpy import load_file
+
+from histofuse.io import start_log, write_table
+from histofuse.models.registry import load_class
+from histofuse.training.dataset import read_split
+from histofuse.training.run import run_vectors
+
+start_log(snakemake.log[0])
+given, entry, task = snakemake.input, snakemake.params.model, snakemake.params.task
+
+split = read_split(given, int(snakemake.wildcards.split), task, entry["inputs"])
+for name, file in snakemake.params.class_files.items():  # the model's own comes last
+    model_class = load_class(name, file)
+vectors = run_vectors(model_class, entry, task, split, load_file(given.weights), snakemake.threads)
+write_table(vectors, snakemake.output.vectors)
