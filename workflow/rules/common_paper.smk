@@ -1,4 +1,4 @@
-"""What tables, figures and the report are made of: pure functions of the configuration and of what can be had."""
+"""What tables and the report are made of: pure functions of the configuration and of what can be had."""
 
 import os
 import sys
@@ -11,17 +11,6 @@ def simulated_table(table):
     """Whether a table rests on a simulated cohort: such figures are never set beside published ones."""
     cohorts = {name for row in rows_of(table) for name in members(row["cohort"])}
     return any(config["cohorts"][name]["source"] == "simulated" for name in cohorts)
-
-
-def row_of(table, model):
-    """The row of a table that shows a model."""
-    return next(row for row in rows_of(table) if row["model"] == model)
-
-
-def title_of_row(table, model):
-    """Heading of a figure about one row of a table."""
-    note = " (simulated)" if simulated_table(table) else ""
-    return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}{note}"
 
 
 def title_of_embedding(embedding):
@@ -68,28 +57,6 @@ def metrics_of_cohort(cohort):
     return sorted({pattern.format(**row) for row in rows if row["cohort"] == cohort and runs(row)})
 
 
-def predictions_of_row(table, model):
-    """Predictions of all splits of a table's row, of its first seed (a case counts once per split)."""
-    row = row_of(table, model)
-    pattern = "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/predictions.parquet"
-    splits = range(config["protocols"][row["protocol"]]["n_splits"])
-    return [pattern.format(**row, split=split, seed=row["seeds"][0]) for split in splits]
-
-
-def figures_shown():
-    """Every table drawn as intervals, survival by risk group for the models it lists under `kaplan_meier`, and walks
-    through the space of every embedding that is smoothed."""
-    intervals = [f"results/figures/{table}/intervals.svg" for table in config["tables"]]
-    curves = [
-        f"results/figures/{table}/kaplan_meier_{model}.svg"
-        for table, entry in config["tables"].items()
-        for model in entry.get("kaplan_meier", [])
-        if runs(row_of(table, model))
-    ]
-    smoothed = [name for name in embeddings_shown() if smoothings_of(name)]
-    return intervals + curves + [f"results/figures/embeddings/{name}/interpolation.svg" for name in smoothed]
-
-
 def runs_shown():
     """The distinct (cohort, task) pairs of all tables whose cohort can be had and is trained on here."""
     rows = [row for table in config["tables"] for row in rows_of(table)]
@@ -102,7 +69,7 @@ def images_shown(section):
     for row in (row for table in config["tables"] for row in rows_of(table)):
         if not imported(row["cohort"]) and runs(row):
             modalities = config["tasks"][row["task"]].get("modalities", [])
-            names = {*modalities, tiles_of(row["model"]), pixels_of(row["model"])}
+            names = {*modalities, *images_of(row["model"])}
             shown |= {(row["cohort"], name) for name in names & set(config.get(section, {}))}
     return sorted(shown)
 
@@ -154,18 +121,6 @@ def heading(path):
         return f"{label}, {rest[1]}" if rest[0] == "slides" else f"{label}, regions {rest[1]}"
     task = config["tasks"].get(about[0], {}).get("label", about[0])
     return label if rest[-1] in ("reachable.json", "gene_filters.tsv") else f"{label}, {names.get(about[0], task)}"
-
-
-def caption(path):
-    """What a figure shows: the title of its table, or of the row whose risk groups it draws."""
-    table, name = Path(path).parts[-2:]
-    if Path(path).parts[2] == "embeddings":
-        walk = "distance to the second of two cell types on a walk through mixtures of their cells"
-        return f"{title_of_embedding(table)}: {walk}. Dotted: where mixtures lie between their parts"
-    if name.startswith("heatmaps_"):
-        return f"{title_of_row(table, Path(name).stem.removeprefix('heatmaps_'))}: tile scores over four test slides"
-    model = Path(name).stem.removeprefix("kaplan_meier_")
-    return config["tables"][table]["title"] if name.startswith("intervals") else title_of_row(table, model)
 
 
 def provenance():

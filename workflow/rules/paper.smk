@@ -1,4 +1,4 @@
-"""Paper. Takes: metrics, published figures, predictions. Gives: results/tables, results/figures, results/report."""
+"""Paper. Takes: metrics, published figures, results/figures. Gives: results/tables, results/report."""
 
 
 rule table:
@@ -37,88 +37,6 @@ rule tables:
     input:
         lambda wildcards: metrics_shown(),
         expand("results/tables/{table}.csv", table=config["tables"]),
-
-
-rule figure_intervals:
-    input:
-        table="results/tables/{table}.csv",
-    output:
-        svg="results/figures/{table}/intervals.svg",
-        png="results/figures/{table}/intervals.png",
-    log:
-        "logs/figures/{table}/intervals.log",
-    benchmark:
-        "benchmarks/figures/{table}/intervals.tsv"
-    conda:
-        "../../envs/tables.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        entry=lookup("tables/{table}", within=config),
-        simulated=lambda wildcards: simulated_table(wildcards.table),
-        code=code("figure_table.py"),
-    message:
-        "Drawing the table {wildcards.table}"
-    script:
-        "../scripts/figure_table.py"
-
-
-rule figure_kaplan_meier:
-    input:
-        predictions=lambda wildcards: predictions_of_row(wildcards.table, wildcards.model),
-    output:
-        svg="results/figures/{table}/kaplan_meier_{model}.svg",
-        png="results/figures/{table}/kaplan_meier_{model}.png",
-    log:
-        "logs/figures/{table}/kaplan_meier_{model}.log",
-    benchmark:
-        "benchmarks/figures/{table}/kaplan_meier_{model}.tsv"
-    conda:
-        "../../envs/tables.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        title=lambda wildcards: title_of_row(wildcards.table, wildcards.model),
-        code=code("figure_kaplan_meier.py"),
-    message:
-        "Drawing survival by risk group of {wildcards.model} in {wildcards.table}"
-    script:
-        "../scripts/figure_kaplan_meier.py"
-
-
-rule figure_interpolation:
-    input:
-        distances="results/embeddings/{embedding}/interpolation.parquet",
-    output:
-        svg="results/figures/embeddings/{embedding}/interpolation.svg",
-        png="results/figures/embeddings/{embedding}/interpolation.png",
-    log:
-        "logs/figures/embeddings/{embedding}/interpolation.log",
-    benchmark:
-        "benchmarks/figures/embeddings/{embedding}/interpolation.tsv"
-    conda:
-        "../../envs/tables.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        title=lambda wildcards: title_of_embedding(wildcards.embedding),
-        code=code("figure_interpolation.py"),
-    message:
-        "Drawing what smoothing does to the space of {wildcards.embedding}"
-    script:
-        "../scripts/figure_interpolation.py"
-
-
-rule figures:
-    input:
-        lambda wildcards: figures_shown(),
-        lambda wildcards: heatmaps_shown(),
 
 
 rule reachable:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from histofuse.io import InputError
-from histofuse.paper.style import COLOURS, GREY, LINES, STYLE
+from histofuse.paper.style import GREY, STYLE, look
 
 COLUMNS = ["pair", "space", "weight", "median", "low", "high"]
 
@@ -32,9 +32,8 @@ def interpolation_figure(distances: pd.DataFrame, title: str) -> Figure:
             for place, space in enumerate(spaces):
                 chosen = (distances["pair"] == pair) & (distances["space"] == space)
                 line = distances[chosen].sort_values("weight")
-                colour = COLOURS[place % len(COLOURS)]
-                style = LINES[place % len(LINES)]
-                panel.plot(line["weight"], line["median"], color=colour, linestyle=style, linewidth=1.3, label=space)
+                panel.plot(line["weight"], line["median"], linewidth=1.3, label=space, **look(place))
+                colour = look(place)["color"]
                 panel.fill_between(line["weight"], line["low"], line["high"], color=colour, alpha=0.1, linewidth=0)
             panel.set(
                 title=pair.replace(" → ", " →\n"), xlim=(0, 1), ylim=(0, None), xlabel="λ, share of the first type"

@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from histofuse.io import atomic
 
 BLUE, VERMILLION, BLACK, GREY = "#0072B2", "#D55E00", "#000000", "#767676"
-# For one line after another; a figure with more of them begins again.
-COLOURS = [BLACK, BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00"]
-LINES = ["-", "-", "--", "-.", ":", (0, (5, 1, 1, 1))]
+COLOURS = [BLACK, BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+LINES = ["-", "-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (8, 2))]
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -25,6 +24,12 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "histofuse",
 }
+
+
+def look(place: int) -> dict:
+    """Colour and style of one line after another; those after the seventh have its colour in another style."""
+    again = 2 * (place // len(COLOURS))
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINES[(place + again) % len(LINES)]}
 
 
 def save_figure(figure: Figure, svg: str | Path, png: str | Path) -> None:

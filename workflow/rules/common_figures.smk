@@ -1,0 +1,144 @@
+"""Which figures there are, what they are drawn from and what their captions say."""
+
+# Figures of single rows, by the key of a table that lists their models.
+OF_ROWS = ("kaplan_meier", "hazards", "modulation")
+CAPTIONS = {
+    "intervals": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
+    "(thin). Dotted: the reference row",
+    "kaplan_meier": "test cases above and below the median of the training risks, each case once. The log-rank p only "
+    "describes, as models of different splits share cases",
+    "hazards": "predicted risks (with Cox's loss, log hazards) of the test parts of all splits, of the first seed. They "
+    "have no common zero or scale: each is set against the median of the training risks of its split, in their "
+    "standard deviations. Splits overlap, so that a patient may appear several times",
+    "modulation": "what slows a branch down in each step (k) and why (ρ), and what each branch's part of the output is "
+    "worth alone. Lines: means over the runs of all splits and seeds (of ρ, medians); bands: the middle 80 % of steps, "
+    "or of runs where steps are not logged. Points: test parts, with the interval corrected for overlapping splits",
+    "coordination": "how often and how far the branches' gradients conflict, which of them is changed, and how far each "
+    "branch is trusted. Lines: means over the runs of all splits and seeds; bands: the middle 80 % of runs",
+    "roc": "each class against the rest, mean over the test parts of all splits with a band of one standard deviation. "
+    "AUC: mean over splits, with the interval corrected for their overlap",
+    "sensitivity": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
+    "(thin); values are equally spaced. Whether rows differ is tested in the table, on differences within splits: "
+    "intervals that overlap do not say that they are equal",
+    "heatmaps": "tile scores over four test slides",
+    "interpolation": "distance to the second of two cell types on a walk through mixtures of their cells. Dotted: where "
+    "mixtures lie between their parts",
+}
+
+
+def refuse_unknown_figures():
+    """Refuse figures of what is no row, was not trained here, or has nothing to draw."""
+    for table, entry in config["tables"].items():
+        for key in (*OF_ROWS, "roc"):
+            for model in entry.get(key, []):
+                refuse_undrawable(table, key, model)
+        tasks = {row_of(table, model)["task"] for model in entry.get("roc", [])}
+        if len(tasks) > 1:
+            raise WorkflowError(
+                f"tables: {table}: roc: models of one task are needed, not of {', '.join(sorted(tasks))}"
+            )
+        labels = {row["label"] for row in rows_of(table)}
+        for label in entry.get("sensitivity", {}).get("rows", {}):
+            if label not in labels:
+                raise WorkflowError(f"tables: {table}: sensitivity: rows: {label!r} is not the label of a row")
+
+
+def refuse_undrawable(table, key, model):
+    """Refuse a model under a key of a table whose figure cannot be drawn of it."""
+    where = f"tables: {table}: {key}: {model}"
+    if model not in {row["model"] for row in rows_of(table) if not imported(row["cohort"])}:
+        raise WorkflowError(f"{where}: is not the model of a row that is trained here")
+    row = row_of(table, model)
+    needed = {"roc": "classification", "modulation": None}.get(key, "survival")
+    kind = config["tasks"][row["task"]]["kind"]
+    if needed not in (None, kind):
+        raise WorkflowError(f"{where}: {row['task']} is a {kind} task, not one of {needed}")
+    if key == "modulation" and modulation_of(model) is None:
+        raise WorkflowError(f"{where}: is trained without a modulation (`training: modulation`)")
+
+
+def modulation_of(model):
+    """The modulation of a model's training, None without one."""
+    return MODELS[model].get("training", {}).get("modulation")
+
+
+def row_of(table, model):
+    """The row of a table that shows a model."""
+    return next(row for row in rows_of(table) if row["model"] == model)
+
+
+def title_of_row(table, model):
+    """Heading of a figure about one row of a table."""
+    note = " (simulated)" if simulated_table(table) else ""
+    return f"{row_of(table, model)['label']}: {config['tables'][table]['title']}{note}"
+
+
+def title_of_table(table):
+    """Heading of a figure about a table."""
+    return config["tables"][table]["title"] + (" (simulated)" if simulated_table(table) else "")
+
+
+def predictions_of_row(table, model):
+    """Predictions of all splits of a table's row, of its first seed (a case counts once per split)."""
+    row = row_of(table, model)
+    pattern = "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/predictions.parquet"
+    splits = range(config["protocols"][row["protocol"]]["n_splits"])
+    return [pattern.format(**row, split=split, seed=row["seeds"][0]) for split in splits]
+
+
+def runs_of_row(table, model, file):
+    """The predictions or histories of all splits and seeds of a table's row."""
+    row = row_of(table, model)
+    pattern = "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/{file}.parquet"
+    splits = range(config["protocols"][row["protocol"]]["n_splits"])
+    return [pattern.format(**row, split=split, seed=seed, file=file) for split, seed in product(splits, row["seeds"])]
+
+
+def drawn_in_roc(table):
+    """The models under `roc` that can be run."""
+    return [model for model in config["tables"][table].get("roc", []) if runs(row_of(table, model))]
+
+
+def predictions_of_roc(table):
+    """{predictions of a run: label of its row} of the models under `roc`."""
+    return {
+        path: row_of(table, model)["label"]
+        for model in drawn_in_roc(table)
+        for path in runs_of_row(table, model, "predictions")
+    }
+
+
+def classes_of_roc(table):
+    """Names of the classes of the task under `roc`; of bare numbers with the task's label, as in "Grade 2"."""
+    task = row_of(table, config["tables"][table]["roc"][0])["task"]
+    entry = config["tasks"][task]
+    return [f"{entry.get('label', task)} {name}" if name.isdigit() else name for name in entry["classes"]]
+
+
+def figures_shown():
+    """Every table drawn as intervals, the figures that it asks for of rows that can be run, and walks through the
+    space of every embedding that is smoothed."""
+    shown = [f"results/figures/{table}/intervals.svg" for table in config["tables"]]
+    for table, entry in config["tables"].items():
+        names = [f"{key}_{model}" for key in OF_ROWS for model in entry.get(key, []) if runs(row_of(table, model))]
+        names += ["roc"] if drawn_in_roc(table) else []
+        names += ["sensitivity"] if "sensitivity" in entry else []
+        shown += [f"results/figures/{table}/{name}.svg" for name in names]
+    smoothed = [name for name in embeddings_shown() if smoothings_of(name)]
+    return shown + [f"results/figures/embeddings/{name}/interpolation.svg" for name in smoothed]
+
+
+def caption(path):
+    """What a figure shows: of which table, row or embedding, and how it is to be read."""
+    table, name = Path(path).parts[-2], Path(path).stem
+    if Path(path).parts[2] == "embeddings":
+        return f"{title_of_embedding(table)}: {CAPTIONS[name]}"
+    kind = next(kind for kind in (*OF_ROWS, "heatmaps", "intervals", "roc", "sensitivity") if name.startswith(kind))
+    model = name.removeprefix(kind).removeprefix("_")
+    title = title_of_row(table, model) if model else title_of_table(table)
+    if kind == "modulation" and modulation_of(model).get("kind") == "coordination":
+        kind = "coordination"
+    return f"{title}: {CAPTIONS[kind]}"
+
+
+refuse_unknown_figures()
