@@ -45,21 +45,15 @@ class Head:
     def torch_loss(self, split: Split, rule: str | None = None):
         """The objective of a run, with the targets already on the model's device; see `training.objective`.
 
-        rule: of its modulation. Raises InputError for one that the loss has no risk sets for.
+        rule: of its modulation.
         """
         from histofuse.training import objective
         from histofuse.training.loop import choose_device
         from histofuse.training.losses import class_weights
-        from histofuse.training.modulation import CLASS_RULES
 
         device, target = choose_device(), split.target
         if self.name == "cox":
             return objective.cox(target, device, rule, **self.loss)
-        if rule is not None and rule not in CLASS_RULES:
-            raise InputError(
-                f"training: modulation: rule: {rule!r} needs the risk sets of Cox's loss; "
-                f"with {self.name} choose {' or '.join(CLASS_RULES)}"
-            )
         if self.name == "discrete":
             return objective.discrete(target, to_interval(target.time, self.cuts), device, rule)
         return objective.classes(target, class_weights(self.train.label, self.train.classes), device, rule)

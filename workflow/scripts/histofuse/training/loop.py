@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from histofuse.io import InputError, atomic, progress
 from histofuse.models.output import Output
 from histofuse.training.augment import to_device
+from histofuse.training.balance import Balance
 from histofuse.training.batches import Batches, batches_of
 from histofuse.training.dataset import Split
-from histofuse.training.modulation import Modulation
+from histofuse.training.modulation import Interface, make_modulation
 from histofuse.training.predict import predict, predict_parts
 from histofuse.training.settings import Settings
 
@@ -78,7 +79,7 @@ def fit(
     branches = model.branches() if hasattr(model, "branches") else {}
     optimiser = settings.optimiser_for(_groups(model, branches, settings))
     frozen = _frozen(branches, settings)
-    modulation = _modulation(branches, settings)
+    modulation = make_modulation(settings.modulation, model, branches, settings.optimiser, settings.weight_decay)
     l1_of = branches[settings.l1_branch] if settings.l1_branch else [p for p in model.parameters() if p.requires_grad]
     batches = Batches(split, device)
     cases = split.rows["case_id"].to_numpy()[train] if settings.unique_cases else None
@@ -196,29 +197,21 @@ def _frozen(branches: dict[str, list[nn.Parameter]], settings: Settings) -> list
     ]
 
 
-def _modulation(branches: dict[str, list[nn.Parameter]], settings: Settings) -> Modulation | None:
-    if settings.modulation is None:
-        return None
-    if settings.optimiser == "adagrad":
-        raise InputError("training: modulation: is made for the optimisers sgd, adam and adamw, not for adagrad")
-    return Modulation(branches, **settings.modulation, weight_decay=settings.weight_decay)
-
-
 def _of_branches(
-    modulation: Modulation | None, model: nn.Module, batches: Batches, train: np.ndarray, criterion: Callable
+    modulation: Interface | None, model: nn.Module, batches: Batches, train: np.ndarray, criterion: Callable
 ) -> dict:
     """What the history says of an epoch's branches."""
     if modulation is None:
         return {}
     log = modulation.end_epoch()
-    if not isinstance(modulation, Modulation):
+    if not isinstance(modulation, Balance):
         return log
     parts = predict_parts(model, batches, train, middle=True)
     return log | {f"c_{name}": float(criterion(outputs, train)) for name, outputs in parts.items()}
 
 
 def _save(
-    path: Path, digest: str, model, optimiser, history: list[dict], kept: dict | None, modulation: Modulation | None
+    path: Path, digest: str, model, optimiser, history: list[dict], kept: dict | None, modulation: Interface | None
 ) -> None:
     state = {"digest": digest, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
     state["modulation"] = None if modulation is None else modulation.state()
@@ -227,7 +220,7 @@ def _save(
 
 
 def _resume(
-    path: Path, digest: str, model: nn.Module, optimiser, modulation: Modulation | None
+    path: Path, digest: str, model: nn.Module, optimiser, modulation: Interface | None
 ) -> tuple[list[dict], dict | None, int]:
     """Load the last checkpoint into the model and the optimiser: (history, weights kept so far, next epoch)."""
     if not path.is_file():

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from histofuse.io import InputError
-from histofuse.training.balance import CLASS_RULES as CLASS_RULES
 from histofuse.training.balance import Balance
-from histofuse.training.balance import Balance as Modulation  # noqa: F401
 from histofuse.training.coordination import BY_TASK, CONFIDENCES, Coordination
 
 KINDS = ("balance", "coordination")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from histofuse.training.modulation import optimiser_options, rule_of
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -24,7 +26,7 @@ class Settings:
 
     Of a model with `branches()`: branch_lr: {branch: its learning rate} instead of `lr`. frozen: {branch: the first
     epochs in which it is not trained}. l1_branch: the one that `l1` is for. modulation: options of
-    `modulation.Modulation`; weight decay is then decoupled for every optimiser.
+    `modulation.make_modulation`; where branches are balanced, weight decay is decoupled for every optimiser.
     """
 
     epochs: int
@@ -49,8 +51,8 @@ class Settings:
 
     @property
     def rule(self) -> str | None:
-        """Of the modulation's scores, None without a modulation."""
-        return None if self.modulation is None else self.modulation.get("rule", "softmax_sum")
+        """By which rule the objective judges the branches, None without a modulation."""
+        return rule_of(self.modulation)
 
     def lr_factor(self, epoch: int) -> float:
         if epoch < self.constant_epochs or self.schedule == "constant":
@@ -63,9 +65,8 @@ class Settings:
         return self.decay**epoch
 
     def optimiser_for(self, groups: list[dict]) -> torch.optim.Optimizer:
-        """Groups that bear their learning rate. A modulation changes rates on the device, as only fused ones allow."""
-        modulated = {} if self.modulation is None else {"weight_decay": 0.0, "fused": True}
-        options = {"lr": self.lr, "weight_decay": self.weight_decay} | modulated
+        """Groups that bear their learning rate. Balancing changes rates on the device, as only fused ones allow."""
+        options = {"lr": self.lr, "weight_decay": self.weight_decay} | optimiser_options(self.modulation)
         if self.optimiser == "sgd":
             return torch.optim.SGD(groups, momentum=self.betas[0], **options)
         if self.optimiser == "adagrad":
