@@ -78,7 +78,6 @@ def snn():
         (snn, {}, "training: modulation: two branches are needed, the model has none"),
         (Two, {"modulation": {"rule": "sum"}}, "modulation: rule: 'sum' is not one of softmax_sum"),
         (Two, {"modulation": {"apply": "lr"}}, "modulation: apply: 'lr' is not one of learning_rate"),
-        (Two, {"optimiser": "adagrad"}, "modulation: is made for the optimisers sgd, adam and adamw, not for adagrad"),
         (Two, {"branch_lr": {"genes": 1.0}}, "branch_lr: the model has no branch 'genes'; it has genomic, image"),
         (snn, {"modulation": None, "frozen": {"image": 1}}, "frozen: the model has no branch 'image'; it has none"),
     ],

@@ -242,6 +242,14 @@ def test_what_is_logged():
     )
 
 
+def test_the_mean_confidence_is_that_of_the_steps_that_had_one():
+    coordination = started(decoders(), min_pairs=200)
+    for evidence in (risks(8), risks(64)):
+        coordination.before_step(evidence)
+    assert coordination.steps[0][0, -1].isnan()
+    assert coordination.end_epoch()["confidence_rest"] == coordination.steps[1][0, -1].item()
+
+
 def test_a_state_goes_on_to_the_same_bits():
     whole, first, second = (started(decoders(), rows=40, min_pairs=5) for _ in range(3))
     for k in range(2):
