@@ -14,7 +14,7 @@ PAIRS_GPU = 2**25
 def biased_attention(
     query: Tensor, keys: Tensor, values: Tensor, table: Tensor, at: Tensor, dropout: float = 0.0
 ) -> Tensor:
-    """softmax(q · k + bias) of values, in float32.
+    """softmax(q · k + bias) of values.
 
     The weights alone are kept for the backward pass; the pairs' coordinates and biases are made anew.
 
@@ -62,7 +62,7 @@ class _Attention(torch.autograd.Function):
             torch.bmm(kept.transpose(1, 2), gradient[part], out=of_values[part])
             of_kept = torch.bmm(gradient[part], values[part].transpose(1, 2))
             of_weights = torch.ops.aten.threshold_backward(of_kept, kept, 0)
-            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights[part].abs(), -1, torch.float32)
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights[part].abs(), -1, weights.dtype)
             torch.bmm(of_scores, keys[part], out=of_query[part])
             torch.bmm(of_scores.transpose(1, 2), query[part], out=of_keys[part])
             of_table_part, of_at[part] = look_up_backward(of_scores, table, at[part])

@@ -34,6 +34,8 @@ class DeformableAttention(nn.Module):
     than head_width, so attention runs in these. The query's projection is folded into the offsets' convolution.
     One is an approximation: the MLP is evaluated on a lattice of 257² points and looked up bilinearly in it, instead
     of once for each pair of a place and a key; gradients reach the MLP through the table, offsets through the lookup.
+    Its ReLUs switch at the lattice's points, so the MLP's own gradient is the least exact: to some per cent of its
+    length where what arrives has no pattern in space, to a thousandth where it varies as the bias does.
 
     Args:
         width: channels of the map. heads: groups of channels. head_width: width of a head's queries and keys.
@@ -85,7 +87,7 @@ class DeformableAttention(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             read = self._read(keys, geometry)
             operands = self._by_head(query), self._keys(read), read
-            maps = (operand.float().flatten(0, 1) for operand in operands)
+            maps = (operand.flatten(0, 1) for operand in operands)
             dropout = self.dropout if self.training else 0.0
             mixed = biased_attention(*maps, self._table(), self._at(geometry), dropout).to(query.dtype)
         mixed = mixed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
@@ -94,34 +96,38 @@ class DeformableAttention(nn.Module):
         return F.linear(mixed, weight, self.out.bias), geometry
 
     def attention(self, query: Tensor, keys: Tensor, heads: slice = slice(None)) -> Tensor:
-        """[batch, heads, place, key], before dropout, float32. A few `heads` at a time save memory."""
+        """[batch, heads, place, key], before dropout, in float32. A few `heads` at a time save memory."""
         geometry = self.geometry(query)
         with torch.autocast(query.device.type, enabled=False):
-            similarity = self._by_head(query)[:, heads] @ self._keys(self._read(keys, geometry))[:, heads].transpose(
-                2, 3
-            )
+            of_keys = self._keys(self._read(keys, geometry))[:, heads]
+            similarity = self._by_head(query)[:, heads] @ of_keys.transpose(2, 3)
             geometry = Geometry(*(of_geometry[:, heads] for of_geometry in geometry))
-            bias = position_bias(self._table(), self._at(geometry)).unflatten(0, geometry.points.shape[:2])
-            return torch.softmax(similarity + bias, dim=-1)
+            return torch.softmax(similarity + self.position_bias(geometry), dim=-1)
+
+    def position_bias(self, geometry: Geometry) -> Tensor:
+        """[batch, heads, place, key], looked up in the table."""
+        return position_bias(self._table(), self._at(geometry)).unflatten(0, geometry.points.shape[:2])
 
     @torch.no_grad()
     def received(self, query: Tensor, keys: Tensor) -> Tensor:
         """[batch, place], the share of attention that each place of the map gets; each row sums to 1.
 
         What a key gets, averaged over queries and heads, is dealt out to the four places that it is read from in the
-        shares it is read with. What goes to points off the map, where there is nothing to read, is left out.
+        shares it is read with. What goes to points off the map, where there is nothing to read, is left out; should all
+        of them lie there, each place has the same share.
         """
         of_keys = [self.attention(*one).mean(2) for one in zip(query.split(1), keys.split(1))]
         places, shares = self.read_shares(self.geometry(query).points)
         dealt = (torch.cat(of_keys).unsqueeze(-1) * shares).flatten(1)
         received = dealt.new_zeros(query.shape[:2]).scatter_add_(1, places.flatten(1), dealt)
-        return received / received.sum(1, keepdim=True)
+        total = received.sum(1, keepdim=True)
+        return torch.where(total > 0, received / total, 1 / received.shape[1])
 
     def geometry(self, query: Tensor) -> Geometry:
         """The offsets that the queries [batch, place, width] ask for, and the points they lead to."""
         with torch.autocast(query.device.type, enabled=False):
             weight = torch.einsum("dkl,hdc->hdckl", self.depthwise.weight.squeeze(1), self.query).flatten(0, 1)
-            query = query.float().transpose(1, 2).unflatten(2, (self.side, self.side))
+            query = full(query).transpose(1, 2).unflatten(2, (self.side, self.side))
             bias = self.depthwise.bias.repeat(self.heads)
             hidden = F.gelu(F.conv2d(query, weight, bias, self.stride, 1, groups=self.heads))
             hidden = hidden.flatten(2).unflatten(1, (self.heads, self.head_width)).transpose(2, 3)
@@ -150,7 +156,7 @@ class DeformableAttention(nn.Module):
         places, weights = self.read_shares(geometry.points)
         batch, heads = torch.meshgrid(*(torch.arange(n, device=keys.device) for n in places.shape[:2]), indexing="ij")
         rows = (batch[..., None, None] * self.side**2 + places) * self.heads + heads[..., None, None]
-        table = keys.float().reshape(len(keys) * self.side**2 * self.heads, -1)
+        table = full(keys).reshape(len(keys) * self.side**2 * self.heads, -1)
         return torch.einsum("bhkp,bhkpc->bhkc", weights, F.embedding(rows, table))
 
     def _keys(self, read: Tensor) -> Tensor:
@@ -159,7 +165,7 @@ class DeformableAttention(nn.Module):
 
     def _table(self) -> Tensor:
         """The biases [y, x] on a lattice evenly spaced in sign · ln(1 + |·|), as far as offsets can lead."""
-        lines = torch.linspace(-self.reach, self.reach, LATTICE, device=self.places.device)
+        lines = torch.linspace(-self.reach, self.reach, LATTICE).to(self.places)
         return self.bias(torch.stack(torch.meshgrid(lines, lines, indexing="xy"), dim=-1)).squeeze(-1)
 
     def _at(self, geometry: Geometry) -> Tensor:
@@ -169,4 +175,9 @@ class DeformableAttention(nn.Module):
         return torch.sign(difference) * torch.log1p(difference.abs()) / self.reach
 
     def _by_head(self, tokens: Tensor) -> Tensor:
-        return tokens.float().unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return full(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def full(x: Tensor) -> Tensor:
+    """In float32 where half precision came in: points, biases and weights are too fine for less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
