@@ -220,6 +220,19 @@ def test_the_latest_rows_are_judged():
     assert torch.equal(coordination.state()["risk"][0], risks(100, seed=9).values[0, :, -40:])
 
 
+@pytest.mark.parametrize("granularity", ["block", "row"])
+def test_no_step_waits_for_the_device(granularity):
+    """Tensors without values refuse whatever would ask for one."""
+    weight = nn.Parameter(torch.zeros(4, 32, device="meta"))
+    weight.grad = torch.zeros(4, 32, device="meta")
+    coordination = started({"": weight}, granularity=granularity)
+    of_risks = risks(16)
+    coordination.before_step(of_risks._replace(**{k: getattr(of_risks, k).to("meta") for k in of_risks._fields[2:]}))
+    of_chances = likelihood([0.1, 0.2])
+    coordination.before_step(of_chances._replace(values=of_chances.values.to("meta")))
+    assert len(coordination.steps) == 2
+
+
 def test_what_is_logged():
     weights = decoders()
     coordination = started(weights)

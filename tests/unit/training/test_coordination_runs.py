@@ -30,7 +30,7 @@ class Decoder(nn.Module):
 
 
 class Joined(nn.Module):
-    """Two hidden layers of their own and a decoder; with `heads` one decoder for each, and a loss of the model's own."""
+    """Two hidden layers and a decoder; with `heads` one decoder for each, and a loss of the model's own."""
 
     def __init__(self, outputs=1, heads=("",), own=0.0):
         super().__init__()

@@ -59,10 +59,9 @@ def concordance(risk: Tensor, time: Tensor, event: Tensor, min_pairs: int = 1) -
     later = time.unsqueeze(0) > time.unsqueeze(1)
     censored_then = (time.unsqueeze(0) == time.unsqueeze(1)) & (event == 0).unsqueeze(0)
     comparable = (event == 1).unsqueeze(1) & (later | censored_then)
-    first, second = risk.unsqueeze(-1), risk.unsqueeze(-2)
-    score = (first > second).double() + 0.5 * (first == second)
+    order = torch.sign(risk.unsqueeze(-1) - risk.unsqueeze(-2))  # 1 concordant, 0 tied, −1 discordant
     pairs = comparable.sum()
-    c = torch.where(comparable, score, 0).sum((-2, -1)) / pairs
+    c = 0.5 + 0.5 * (order * comparable).sum((-2, -1), dtype=torch.float64) / pairs
     return torch.where(pairs >= min_pairs, c, torch.nan)
 
 
