@@ -99,6 +99,16 @@ def test_pseudo_inverse_and_its_gradient_are_those_of_the_iteration(iterations):
     )
 
 
+def test_single_precision_is_enough_for_a_singular_matrix():
+    """Copies of tiles give equal landmarks; what the iteration magnifies in the null space must not come back."""
+    few = torch.randn(40, 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    copies, right = few[torch.arange(251) % 40], tokens_of(251, batch=1)
+    matrix = torch.softmax(copies @ copies.mT / 8, -1)
+    expected = iterated(matrix, 6) @ right[0]
+    found = pseudo_inverse_times(matrix[None, None].float(), right[None].float(), 6)[0, 0]
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 def test_enough_iterations_give_the_inverse():
     matrix = torch.softmax(3 * tokens_of(8, seed=4), -1)
     one = torch.eye(8, dtype=torch.float64).expand(3, 8, 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from histofuse.io import InputError
+from histofuse.models.branches import tables
 
 
 def gene_groups(
@@ -13,13 +14,13 @@ def gene_groups(
     """(table, first column, column after the last) of each group, in order; columns of a group stand side by side.
 
     Args:
-        shapes: of the model's inputs; images (`regions`, and bags named `tiles` or `tiles_…`) are left aside.
+        shapes: of the model's inputs; images are left aside.
         slices: None, and each table is a group (functional signatures, as both papers have them). A list of widths
             cuts a single table in the order of its columns (KS-Fusion's table has 431 genes as 100, 100, 100, 131); a
             number cuts it into as many equal slices, the last of which takes the remainder.
     Raises InputError without a table, and for slices that are not of one table or do not fit it.
     """
-    blocks = {name: shape[0] for name, shape in shapes.items() if not is_image(name)}
+    blocks = tables(shapes)
     if not blocks:
         raise InputError(f"inputs: a table per group of genes, or one to cut, is needed; there are {', '.join(shapes)}")
     if slices is None:
@@ -38,8 +39,3 @@ def gene_groups(
         raise InputError(f"params: slices: {name} has {features} columns, which cannot be cut into {what}")
     stops = [sum(slices[: k + 1]) for k in range(len(slices))]
     return [(name, stop - width, stop) for width, stop in zip(slices, stops, strict=True)]
-
-
-def is_image(name: str) -> bool:
-    """Whether an input holds images or bags of their features rather than a table."""
-    return name == "regions" or name.split("_")[0] == "tiles"

@@ -137,16 +137,17 @@ def pseudo_inverse_times(matrix: Tensor, right: Tensor, iterations: int) -> Tens
 class _InverseTimes(torch.autograd.Function):
     """`pseudo_inverse_times` of [many, n, n] and [many, n, width], with Z₀ = scale · Aᵀ.
 
-    With X = AZ an iteration is Z ← Z r(X) and X ← X r(X), all of them polynomials in the symmetric X₀ = scale · AAᵀ, so
-    they are symmetric and commute: r(Xₖ) is applied to `right` at once, and of full products only Y = X² and Y(7X − Y)
-    are left, two in an iteration instead of four. Backwards, gradients of symmetric matrices are kept symmetric, which
-    makes it three instead of eight.
+    With X = ZA an iteration is Z ← r(X) Z and X ← X r(X), all of them polynomials in the symmetric X₀ = scale · AᵀA, so
+    they are symmetric and commute: r(Xₖ) is applied to Z₀ · right at once, and of full products only Y = X² and
+    Y(7X − Y) are left, two in an iteration instead of four. Backwards, gradients of symmetric matrices are kept
+    symmetric, which makes it three instead of eight. Where A is singular (copies of tiles), Z₀ has to come first: it
+    removes what the r would otherwise magnify, a thousandfold after six of them.
     """
 
     @staticmethod
     def forward(ctx, matrix: Tensor, right: Tensor, scale: Tensor, iterations: int) -> Tensor:
-        start = matrix.mT * scale[:, None, None]
-        x, kept = matrix @ start, []
+        start, given = matrix.mT * scale[:, None, None], right
+        x, right, kept = start @ matrix, start @ right, []
         for k in range(iterations):
             last = k + 1 == iterations
             square = None if last else x @ x
@@ -158,18 +159,14 @@ class _InverseTimes(torch.autograd.Function):
             if not last:
                 linear = torch.sub(x, square, alpha=15 / 13)
                 x = torch.baddbmm(linear, square, torch.sub(x, square, alpha=1 / 7), beta=13 / 4, alpha=7 / 4)
-        product = start @ right
-        ctx.save_for_backward(matrix, scale, right, product, *kept)
-        return product
+        ctx.save_for_backward(matrix, scale, given, *kept)
+        return right
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        matrix, scale, right, product, *kept = ctx.saved_tensors
-        of_scale = (product * gradient).sum((1, 2)) / scale
-        factor = scale[:, None, None]
-        of_matrix = right @ gradient.mT
-        of_right, of_x = matrix @ gradient * factor, None
+        matrix, scale, given, *kept = ctx.saved_tensors
+        of_right, of_x = gradient, None
         for x, square, before in reversed(list(zip(kept[::3], kept[1::3], kept[2::3]))):
             cubic = 7 * before - x @ before
             if square is None:
@@ -187,8 +184,10 @@ class _InverseTimes(torch.autograd.Function):
             of_x.baddbmm_(of_seen, before.mT, beta=1 / 2, alpha=1 / 2)
             of_x = of_x + of_x.mT
             of_right = 13 / 4 * of_right + 7 * of_cubic + x @ of_seen
-        of_scale += (of_x * kept[0]).sum((1, 2)) / scale
-        return torch.baddbmm(of_matrix, of_x, matrix, alpha=2) * factor, of_right, of_scale, None
+        of_scale = (of_x * kept[0]).sum((1, 2)) + (of_right * kept[2]).sum((1, 2))
+        of_matrix = torch.baddbmm(given @ of_right.mT, matrix, of_x, alpha=2)
+        scale = scale[:, None, None]
+        return of_matrix * scale, matrix @ of_right * scale, of_scale / scale.flatten(), None
 
 
 def along_sequence(values: Tensor, kernel: Tensor) -> Tensor:
