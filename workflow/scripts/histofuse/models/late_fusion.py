@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from histofuse.bags import is_bag
 from histofuse.io import InputError
 from histofuse.models.layers import AttentionPooling, SelfNormalisingEncoder
 
@@ -35,7 +36,7 @@ class LateFusion(nn.Module, ABC):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.blocks = tuple(name for name in shapes if name != "tiles")
+        self.blocks = tuple(name for name in shapes if name != "regions" and not is_bag(name))
         if "tiles" not in shapes or not self.blocks:
             raise InputError(f"inputs: tiles and a table are needed; there are {', '.join(shapes)}")
         (width,) = shapes["tiles"]
