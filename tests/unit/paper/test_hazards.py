@@ -20,8 +20,8 @@ def predictions(train, test, split=0):
 
 
 def test_scale_is_that_of_the_training_risks_of_the_split():
-    # Median 1, standard deviation 2; in the other split everything is ten times as large and 50 higher.
-    first, test = np.array([-1.0, 1.0, 1.0, 3.0, -1.0, 3.0]), np.array([1.0, 5.0, -3.0])
+    # The median is 1, not the mean; in the other split everything is ten times as large and 50 higher.
+    first, test = np.array([-1.0, 1.0, 1.0, 3.0, -1.0, 9.0]), np.array([1.0, 5.0, -3.0])
     second = predictions(10 * first + 50, 10 * test + 50, split=1)
     values = standardise(pd.concat([predictions(first, test), second]))
     expected = (test - 1.0) / first.std()
@@ -50,10 +50,13 @@ def test_both_parts_are_needed(part):
         standardise(frame[frame["part"] == part])
 
 
-@pytest.mark.parametrize("spread", [1.0, 0.0, 1e6], ids=["usual", "one risk for all", "far apart"])
-def test_shares_add_up_to_all_predictions_of_an_outcome(spread):
+@pytest.mark.parametrize(
+    ("spread", "last"), [(1, 0), (0, 0), (1, 1e4)], ids=["usual", "one risk for all", "one far from the others"]
+)
+def test_shares_add_up_to_all_predictions_of_an_outcome(spread, last):
     rng = np.random.default_rng(0)
-    runs = [predictions(rng.normal(size=40), np.append(spread * rng.normal(size=20), 0), split) for split in range(3)]
+    test = np.append(spread * rng.normal(size=20), last)
+    runs = [predictions(rng.normal(size=40), test, split) for split in range(3)]
     axes = hazards_figure(standardise(pd.concat(runs)), "Path-GPTOmic").axes[0]
     died, censored = [patch.get_data() for patch in axes.patches if not patch.get_fill()]
     for stairs in (died, censored):

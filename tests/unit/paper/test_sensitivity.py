@@ -11,10 +11,8 @@ from histofuse.paper.tables import build_table, summarise_rows
 VALUES = {"SNN": 0.5, "Ours": 0.1, "Clinical": 0}
 
 
-def table(simulated=False, splits=5):
-    return build_table(
-        ENTRY, summarise_rows(ENTRY, metrics(splits=splits)), PUBLISHED, MISSING, "main", simulated=simulated
-    )
+def table(splits=5):
+    return build_table(ENTRY, summarise_rows(ENTRY, metrics(splits=splits)), PUBLISHED, MISSING, "main")
 
 
 def legend(figure):
@@ -47,7 +45,7 @@ def test_intervals_are_those_of_the_table():
 
 def test_published_figures_stand_beside_real_cohorts_only():
     assert "Published" in legend(sensitivity_figure(table(), VALUES, "α", ""))
-    figure = sensitivity_figure(table(simulated=True), VALUES, "α", "Ablation", simulated=True)
+    figure = sensitivity_figure(table(), VALUES, "α", "Ablation", simulated=True)
     assert "Published" not in legend(figure)
     assert figure.get_suptitle() == "Ablation (simulated cohort)"
 
