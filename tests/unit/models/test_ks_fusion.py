@@ -141,6 +141,16 @@ def test_attention_of_places_and_the_points_that_it_reads():
     assert not torch.allclose(scores["attention_tumour"], scores["attention_microenvironment"])
 
 
+@pytest.mark.parametrize("option", [{"align_corners": False}, {"stride": 2}], ids=lambda option: next(iter(option)))
+def test_options_reach_both_attentions(option):
+    model, other = build().eval(), build(**option).eval()
+    if "stride" not in option:  # which sets a kernel's size
+        other.load_state_dict(model.state_dict())
+    ours, others = model(batch_of()).parts, other(batch_of()).parts
+    assert not any(torch.allclose(ours[name], others[name]) for name in SUBSPACES)
+    assert [other.subspaces[name].attention.keys for name in SUBSPACES] == [12 // option.get("stride", 4)] * 2
+
+
 @pytest.mark.parametrize("bag", [16, 36])
 def test_small_bags(bag):
     model, batch = build(bag=bag), batch_of(bag=bag)
