@@ -98,6 +98,22 @@ REFUSED = {
         put("models", "path_gptomic", {"training": {"modulation": {"rule": "softmax"}}}),
         "models: path_gptomic: training: modulation: rule: 'softmax' is not one of",
     ),
+    "figure of a model that is no row": (
+        put("tables", "tiny_regions", "hazards", ["snn_genomic"]),
+        "tables: tiny_regions: hazards: snn_genomic: is not the model of a row that is trained here",
+    ),
+    "figure of a modulation that there is not": (
+        put("tables", "tiny_regions", "modulation", ["t2t_vit"]),
+        "tables: tiny_regions: modulation: t2t_vit: is trained without a modulation (`training: modulation`)",
+    ),
+    "ROC curves of survival": (
+        put("tables", "tiny_survival", "roc", ["clinical"]),
+        "tables: tiny_survival: roc: clinical: survival is a survival task, not one of classification",
+    ),
+    "sensitivity of a row that is none": (
+        put("tables", "tiny_grading", "sensitivity", "rows", {"Clinical": 0, "SNN": 1}),
+        "tables: tiny_grading: sensitivity: rows: 'SNN' is not the label of a row",
+    ),
     "entry with the same name among features and regions": (
         put("slide_regions", "resnet50_20x", {"side_px": 256, "crop_px": 128}),
         "slide_regions: resnet50_20x: is also an entry of `slide_features`; call one otherwise",

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 from workflow_examples import tiny_config
 
 from histofuse.evaluation.predictions import check_predictions
@@ -69,6 +70,10 @@ def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metri
         "tiny_survival/kaplan_meier_concat_short",
         "tiny_survival/heatmaps_attmil",
         "tiny_survival/heatmaps_attmil_regions",
+        "tiny_grading/roc",
+        "tiny_grading/sensitivity",
+        "tiny_regions/hazards_path_gptomic",
+        "tiny_regions/modulation_path_gptomic",
         "embeddings/scgpt/interpolation",
     ],
 )
@@ -94,6 +99,28 @@ def test_predictions_hold_their_contract(tiny_grid, task, kind, model):
         assert set(predictions["part"]) == {"train", "test"}
         assert (tiny_grid / run / "weights.safetensors").stat().st_size > 0
     assert not list((tiny_grid / "resources").glob("checkpoints/**/*.pt")), "a finished run needs no checkpoint"
+
+
+def test_runs_hand_on_weights_and_vectors(tiny_grid):
+    """Image vectors of every fixed crop, and the SNN's weights, of the split's own runs; held in the first epoch."""
+    runs = tiny_grid / "results/tiny/runs/survival_regions/mccv2"
+    vectors = pd.read_parquet(runs / "vgg19/split1/seed0/vectors.parquet")
+    assert list(vectors) == ["case_id", "slide_id", "region", "crop", "image"]
+    assert vectors.groupby("region").size().nunique() == 1
+    assert vectors["image"].map(len).eq(8).all()
+    ours = load_file(runs / "pathomic_fusion_cnn/split1/seed0/weights.safetensors")
+    theirs = load_file(runs / "snn_genomic/split1/seed0/weights.safetensors")
+    assert ours["genomic.0.weight"].shape == theirs["encoder.0.weight"].shape
+    # Two epochs at a learning rate of 0.0001 move them by no more than that, where a fresh start would lie far away.
+    assert abs(ours["genomic.0.weight"] - theirs["encoder.0.weight"]).max() < 0.01
+
+
+def test_a_student_is_taught_by_the_teacher_of_its_split(tiny_grid):
+    runs = tiny_grid / "results/tiny_meta/runs/survival_intervals/mccv2"
+    taught = pd.read_parquet(runs / "disentangled_distilled/split0/seed0/history.parquet")
+    alone = pd.read_parquet(runs / "disentangled_student/split0/seed0/history.parquet")
+    assert taught["loss_distillation_logits"].gt(0).all()
+    assert not [name for name in alone if name.startswith("loss_")]
 
 
 def test_cases_without_regions_are_set_aside_for_all_rows(tiny_grid):
@@ -225,9 +252,9 @@ def test_changed_model_entry_repeats_only_its_runs_and_what_depends_on_them(tiny
 
     plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_lr.yaml"))
 
-    assert plan.trained == {"snn_genomic"}
-    # the grading table has no SNN
-    assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}
+    # Pathomic Fusion starts from the SNN of its own cases; the grading table has neither
+    assert plan.trained == {"snn_genomic", "pathomic_fusion_cnn"}
+    assert plan.jobs == {"train": 6, "score": 2, "table": 2, "figure_intervals": 2, "metrics": 1, "report": 1}
 
 
 def test_changed_modulation_repeats_only_its_runs(tiny_grid):
@@ -259,11 +286,12 @@ def test_changed_weights_repeat_only_the_runs_that_start_from_them(tiny_grid):
     config = tiny_config()
     weights = "resources/weights.pth"
     (tiny_grid / weights).write_bytes(b"whatever a planned run has not read yet")
-    config["models"]["pathomic_fusion_cnn"]["params"]["image"]["encoder"]["checkpoint"] = weights
+    config["models"]["vgg19"]["params"]["image"]["encoder"]["checkpoint"] = weights
 
-    assert tiny_grid.plan("--configfile", tiny_grid.write_config(config, "weights.yaml")).trained == {
-        "pathomic_fusion_cnn"
-    }
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "weights.yaml"))
+
+    assert plan.trained == {"vgg19", "pathomic_fusion_cnn"}
+    assert plan.jobs["vectors"] == 2
 
 
 def test_changed_smoothing_repeats_only_what_is_smoothed_by_it(tiny_grid):
@@ -356,4 +384,4 @@ def test_changed_code_of_a_part_repeats_only_the_models_that_name_it(tiny_grid):
     with tiny_grid.edited("workflow/scripts/histofuse/models/vgg.py", "width = hidden[-1]", "width = hidden[-1] + 0"):
         plan = tiny_grid.plan("--configfile", "tiny.yaml")
 
-    assert plan.trained == {"pathomic_fusion_cnn"}
+    assert plan.trained == {"vgg19", "pathomic_fusion_cnn"}

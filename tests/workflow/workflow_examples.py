@@ -54,6 +54,7 @@ slide_regions:
 tasks:
   survival: {kind: survival, modalities: [expression, alterations, resnet50_20x]}
   survival_expression: {kind: survival, modalities: [expression, resnet50_20x]}
+  survival_intervals: {kind: survival, modalities: [expression, resnet50_20x], loss: {name: discrete, intervals: 4}}
   survival_regions: {kind: survival, modalities: [expression, alterations, dense]}
   grading:
     kind: classification
@@ -76,11 +77,16 @@ models:
     training: {epochs: 2}
     gpu: 0
   path_gptomic_frame: *images
-  pathomic_fusion_cnn:
+  vgg19:
     inputs: {regions: {input_px: 32}}
     params: {image: {encoder: {stages: [[4, 1], [8, 1]], pooled: 2, hidden: [8], dropout: [0.1]}}}
-    training: {epochs: 2, frozen: {genomic: 1}}
+    training: {epochs: 2}
     gpu: 0
+  pathomic_fusion: {training: {epochs: 3, constant_epochs: 1, frozen: {genomic: 1}}, gpu: 0}
+  ks_fusion_frame: {training: {epochs: 2}, gpu: 0}
+  ks_fusion: {inputs: {tiles: &map {features: resnet50_20x, bag: 36}}, params: {bag: 36}}
+  disentangled_teacher: {inputs: {tiles: *map, tiles_10x: *map}, params: {bag: 36}, training: {epochs: 2}}
+  disentangled_student: {inputs: {tiles: *map, tiles_10x: *map}, params: {bag: 36}, training: {epochs: 2}, gpu: 0}
 tables:
   tiny_survival:
     title: Survival of the tiny cohort
@@ -105,6 +111,8 @@ tables:
     protocol: mccv2
     seeds: [0]
     metrics: [macro_auc, f1]
+    roc: [clinical, concat_short]
+    sensitivity: {label: Number of inputs, rows: {Clinical: 1, Concat: 3}}
     reference_row: Clinical
     rows:
       - {label: Clinical, model: clinical}
@@ -129,6 +137,8 @@ tables:
     protocol: mccv2
     seeds: [0]
     metrics: [harrell_c]
+    hazards: [path_gptomic]
+    modulation: [path_gptomic]
     reference_row: Path-GPTOmic
     rows:
       - {label: T2T-ViT, model: t2t_vit}
@@ -146,6 +156,8 @@ tables:
       - {label: Highly variable genes, model: snn_hvg}
       - {label: Scaled per cohort, model: snn_hvg_per_source}
       - {label: AttMIL, model: attmil}
+      - {label: KS-Fusion, model: ks_fusion, task: survival_intervals}
+      - {label: Student of the teacher, model: disentangled_distilled, task: survival_intervals}
 """
 
 

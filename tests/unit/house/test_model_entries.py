@@ -39,6 +39,10 @@ def shapes_of(inputs):
     """What a model is told of its inputs: bags of 1024 numbers a tile, regions, tables of 120 columns."""
     shapes = {}
     for name, options in inputs.items():
+        if "run" in options:
+            hidden = options.get("training_only")
+            shapes |= {} if hidden else {f"{name}.{vector}": (32,) for vector in options["vectors"]}
+            continue
         side = options.get("input_px") or 224
         shapes[name] = (3, side, side) if name == "regions" else (1024,) if "features" in options else (120,)
     return shapes
@@ -47,6 +51,9 @@ def shapes_of(inputs):
 @pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_a_model_can_be_made_of_the_entry(name):
     entry = resolved(name)
+    if "class" not in entry:  # it only says what others have in common
+        assert name in {other.get("extends") for other in ENTRIES.values()}
+        return
     model, params = load_class(entry["class"]), without_weights(entry.get("params", {}))
     if issubclass(model, Estimator):
         assert set(params.get("penalised", [])) <= set(entry["inputs"])

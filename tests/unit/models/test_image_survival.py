@@ -18,7 +18,7 @@ def test_the_output_is_linear_in_the_vector(encoder, outputs):
     torch.manual_seed(0)
     model = ImageSurvival(SHAPES, outputs, image={"encoder": encoder, "project": 5, "activate": True}).eval()
     batch = {"regions": torch.rand(3, 3, 32, 32)}
-    vector = model.vector(batch)
+    vector = model.vectors(batch)["image"]
     assert vector.shape == (3, 5)
     assert (vector >= 0).all()
     torch.testing.assert_close(model(batch), vector @ model.head.weight.T + model.head.bias)

@@ -34,9 +34,9 @@ class ImageSurvival(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """{images: …} → [batch, outputs]"""
-        logits = self.head(self.vector(batch))
+        logits = self.head(self.image(batch))
         return bounded_log_hazard(logits) if self.bounded else logits
 
-    def vector(self, batch: dict[str, Tensor]) -> Tensor:
-        """What a fusion of this run's images is trained on: {images: …} → [batch, width]."""
-        return self.image(batch)
+    def vectors(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a fusion of this run's images is trained on: {images: …} → {"image": [batch, width]}."""
+        return {"image": self.image(batch)}

@@ -119,7 +119,8 @@ def starting_weights(
     """The weights that earlier runs hand on, under the names that they have in this model.
 
     Args:
-        stages: of the entry's `starts_from`: `model` and `weights` {prefix of a name in that run: prefix here}.
+        stages: of the entry's `starts_from`: `model` and `weights` {prefix of a name in that run: prefix here}, without
+            which all are taken.
         runs, columns: of each of these runs the weights, and the columns {block: [name]} that it read.
         split: of this run, the same as theirs.
     Raises InputError when a prefix fits no weight, or the runs read other columns of a block than this one.
@@ -130,7 +131,7 @@ def starting_weights(
         for name in read.keys() & split.scalers.keys():
             if read[name] != split.scalers[name].names:
                 raise InputError(f"{where}: it read other columns of {name} than this model; give both the same inputs")
-        for old, new in stage["weights"].items():
+        for old, new in stage.get("weights", {"": ""}).items():
             names = [name for name in weights if name.startswith(old) and not name.startswith("scaling.")]
             if not names:
                 known = ", ".join(sorted({name.partition(".")[0] for name in weights} - {"scaling"}))
