@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from histofuse.io import InputError
 
 FORMS = {"gram": 1.0, "variance": 1e4}  # and the weight of each
-HEADS_AT_ONCE = 2
+HEADS_AT_ONCE = 4
 
 Maps = Callable[[slice], Tensor]  # heads → [batch, head, place, key], each row summing to 1
 
