@@ -127,3 +127,35 @@ def test_l1_and_clipping_change_the_steps(split, tmp_path):
     assert size(sparse) < size(plain)
     for a, b in zip(clipped.parameters(), start.parameters()):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [1, 1, 3 / 4, 2 / 4, 1 / 4]),  # Pathomic Fusion's: 1 − max(0, e + 1 − constant) / (decaying + 1)
+        ("cosine", [1, 1, 1, 3 / 4, 1 / 4]),
+        ("exponential", [1, 1, 1, 0.5, 0.25]),
+        ("constant", [1] * 5),
+    ],
+)
+def test_a_schedule_begins_after_the_constant_epochs(schedule, expected):
+    settings = loop.Settings(epochs=5, lr=1.0, schedule=schedule, constant_epochs=2, decay=0.5)
+    np.testing.assert_allclose([settings.lr_factor(epoch) for epoch in range(5)], expected)
+
+
+def test_the_last_epochs_weights_are_averaged_also_when_interrupted(split, tmp_path, monkeypatch):
+    """The mean of what runs of 3, 4 and 5 epochs end with; a constant rate makes their epochs the same."""
+    constant = {"schedule": "constant"}
+    single = [train(split, tmp_path, name=f"{n}.pt", epochs=n, **constant)[0].state_dict() for n in (3, 4, 5)]
+    averaged = {"epochs": 5, "average": 3} | constant
+    whole, _ = train(split, tmp_path, name="whole.pt", **averaged)
+    for name, values in whole.state_dict().items():
+        expected = sum(state[name].double() for state in single) / 3
+        np.testing.assert_allclose(values.double().cpu(), expected.cpu(), atol=1e-6)
+    kill_after(4, monkeypatch, lambda: train(split, tmp_path, **averaged))
+    assert same(whole, train(split, tmp_path, **averaged)[0])
+
+
+def test_averaging_does_not_go_with_a_choice_on_the_validation_part(split, tmp_path):
+    with pytest.raises(InputError, match="average: is of the last epochs; it does not go with select: validation"):
+        train(split, tmp_path, average=2, select="validation")

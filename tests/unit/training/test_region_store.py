@@ -133,5 +133,6 @@ def test_a_case_without_a_region_is_named(files, tmp_path):
 
 def test_tiles_and_regions_do_not_go_together(files):
     store = RegionStore(*files, **SMALL)
+    both = {"regions": SMALL, "tiles": {}}
     with pytest.raises(InputError, match="take tiles or regions out"):
-        load_split(POPULATION, SPLITS, 0, TASK, {"regions": SMALL, "tiles": {}}, {}, bags={"tiles": object()}, regions=store)
+        load_split(POPULATION, SPLITS, 0, TASK, both, {}, bags={"tiles": object()}, regions=store)
