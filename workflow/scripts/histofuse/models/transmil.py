@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histofuse.io import InputError
+from histofuse.models.magnifications import on_map
 from histofuse.models.nystrom import NystromAttention
 
 
@@ -139,5 +140,4 @@ def places(batch: dict[str, Tensor], layer: nn.Module) -> Tensor:
         raise InputError(
             f"inputs: tiles: a bag of {place.shape[1]} is no square map; take `bag: 2500` or another square"
         )
-    hidden = layer(batch["tiles"])
-    return torch.gather(hidden, 1, place.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+    return on_map(layer(batch["tiles"]), place)
