@@ -105,6 +105,9 @@ def test_coordinated_branches_are_drawn_by_head():
     confidence = drawn(shown["Confidence in a branch"])
     assert list(confidence) == ["Tumour 10x", "Microenvironment 10x", "Tumour 20x", "Microenvironment 20x"]
     assert len(figure.legends[0].get_texts()) == 6
+    assert confidence["Tumour 10x"].get_xdata().tolist() == [2, 3]
+    never = coordinated().assign(**{name: np.nan for name in coordinated() if name.startswith("confidence")})
+    assert "Confidence in a branch" not in panels(modulation_figure(never, None, ""))
     one = modulation_figure(coordinated().rename(columns=lambda name: name.replace("_10x", "")), None, "KS-Fusion")
     assert "Both branches" in drawn(panels(one)["Angle of the branches' gradients"])
 

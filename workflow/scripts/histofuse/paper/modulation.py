@@ -52,7 +52,7 @@ def over_epochs(history: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
 
     `history` is the concatenation of the histories of several runs. Where it has the values of single steps
     (`{prefix}_steps_{branch}`) the spread is theirs, otherwise that of the runs. `series` is the branch, or "" for
-    what is logged of both together. Without such columns the frame is empty.
+    what is logged of both together. Epochs without a value are absent; without such columns the frame is empty.
     """
     prefix = f"{quantity.prefix}_"
     steps = f"{prefix}steps_"
@@ -63,7 +63,7 @@ def over_epochs(history: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
         column = steps + series if steps + series in history else name
         values = history[["epoch", column]].explode(column).astype("float64").groupby("epoch")[column]
         low, high = (values.quantile(q) for q in SPREAD)
-        frame = pd.DataFrame({"middle": values.agg(quantity.middle), "low": low, "high": high})
+        frame = pd.DataFrame({"middle": values.agg(quantity.middle), "low": low, "high": high}).dropna()
         frames.append(frame.reset_index().assign(series=series, epoch=lambda f: f["epoch"] + 1))
     columns = ["series", "epoch", "middle", "low", "high"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
