@@ -43,5 +43,5 @@ def spatial_index(coords: np.ndarray, bag: int) -> np.ndarray:
 
 
 def is_bag(name: str) -> bool:
-    """Whether an input of this name is a bag of tile features: `tiles`, `tiles_10x`, …; all others are tables or pixels."""
+    """Whether an input of this name is a bag of tile features: `tiles`, `tiles_10x`, …; others are tables or pixels."""
     return name == "tiles" or name.startswith("tiles_")
