@@ -133,8 +133,10 @@ def test_segments_are_equal_but_for_the_first():
 
 
 def test_in_half_precision_the_inverse_is_still_taken_in_single():
-    model, tokens = build(64).float(), tokens_of(200).float()
+    """bfloat16 keeps 8 bits: an error of about 1 %. With the inverse in bfloat16 as well it is 9 %."""
+    torch.manual_seed(0)
+    model, tokens = NystromAttention(64, 4, 16, landmarks=64).eval(), 3 * torch.randn(3, 200, 64)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(tokens)
     assert output.dtype == torch.bfloat16
-    assert (output - model(tokens)).abs().max() < 0.05 * model(tokens).abs().max()
+    assert (output - model(tokens)).abs().max() < 0.03 * model(tokens).abs().max()
