@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
 
 from histofuse.io import InputError
 from histofuse.paper.figures import kaplan_meier_figure, risk_groups, table_figure
-from histofuse.paper.style import save_figure
+from histofuse.paper.style import save_figure, set_heading
 from histofuse.paper.tables import build_table, summarise_rows
 
 
@@ -121,3 +122,17 @@ def test_same_bytes_twice(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()[:2000]
+
+
+def test_a_long_heading_stays_within_the_figure():
+    figure = kaplan_meier_figure(
+        groups(), "Pathomic Fusion (T2T-ViT + SNN): survival from one region per slide (simulated)"
+    )
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    heading = figure._suptitle.get_window_extent(canvas.get_renderer())
+    assert figure.get_suptitle().count("\n") == 1
+    assert 0 <= heading.x0 < heading.x1 <= figure.bbox.width
+    assert heading.y0 >= figure.axes[0].get_window_extent(canvas.get_renderer()).y1
+    set_heading(figure, "Short")
+    assert figure.get_suptitle() == "Short"

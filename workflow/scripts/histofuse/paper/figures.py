@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.io import InputError
 from histofuse.paper.render import METRIC_NAMES
-from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION
+from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION, set_heading
 
 GROUPS = {"low": ("Low predicted risk", BLUE, "-"), "high": ("High predicted risk", VERMILLION, "--")}
 DAYS_PER_YEAR = 365.25
@@ -56,7 +56,8 @@ def kaplan_meier_figure(groups: pd.DataFrame, title: str) -> Figure:
                 )
             for tick in ticks:
                 table.text(tick, -place, str((years[inside] >= tick).sum()), ha="center", va="center", color=colour)
-        axes.set(ylim=(0, 1.02), xlim=(0, years.max() * 1.02), ylabel="Overall survival", title=title)
+        axes.set(ylim=(0, 1.02), xlim=(0, years.max() * 1.02), ylabel="Overall survival")
+        set_heading(figure, title)
         axes.legend(loc="upper right", handlelength=2.5, title=_log_rank(groups, years))
         table.set(ylim=(-1.6, 0.9), yticks=[0, -1], yticklabels=["Low", "High"], xticks=ticks, xlabel="Years")
         table.set_title("Number at risk", loc="left")
@@ -83,7 +84,7 @@ def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool =
             axes.axvline(reference["estimate"].iloc[0], color=GREY, linewidth=0.8, linestyle=":", zorder=0)
         axes.set(yticks=-lines.index.to_numpy(), yticklabels=lines["row"], ylim=(-len(lines) + 0.4, 0.6))
         axes.set(xlabel=METRIC_NAMES.get(metric, metric))
-        figure.suptitle(f"{title} (simulated cohort)" if simulated else title, x=0.01, ha="left", fontsize=8)
+        set_heading(figure, f"{title} (simulated cohort)" if simulated else title)
         axes.tick_params(axis="y", length=0)
         handles, labels = axes.get_legend_handles_labels()
         by_label = dict(zip(labels, handles))

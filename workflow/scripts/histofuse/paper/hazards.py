@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.io import InputError
-from histofuse.paper.style import BLUE, GREY, STYLE, VERMILLION
+from histofuse.paper.style import BLUE, GREY, STYLE, VERMILLION, set_heading
 
 OUTCOMES = {1: ("Died", VERMILLION, "-"), 0: ("Censored", BLUE, "--")}
 MOST_BINS = 30
@@ -48,7 +48,7 @@ def hazards_figure(values: pd.DataFrame, title: str) -> Figure:
         axes.set(xlabel="Predicted risk above the training median\n(standard deviations of the training risks)")
         axes.set(ylabel="Share of predictions (%)", ylim=(0, None))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+        set_heading(figure, title)
     return figure
 
 

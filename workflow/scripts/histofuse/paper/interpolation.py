@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from histofuse.io import InputError
-from histofuse.paper.style import GREY, STYLE, look
+from histofuse.paper.style import GREY, STYLE, look, set_heading
 
 COLUMNS = ["pair", "space", "weight", "median", "low", "high"]
 
@@ -40,5 +40,5 @@ def interpolation_figure(distances: pd.DataFrame, title: str) -> Figure:
             )
         panels[0].set_ylabel("Distance to the second type,\nrelative to the ends'")
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+        set_heading(figure, title)
     return figure

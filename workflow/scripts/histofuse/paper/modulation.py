@@ -14,7 +14,7 @@ from histofuse.evaluation.score import score_run
 from histofuse.evaluation.summary import SETTING, summarise
 from histofuse.io import InputError
 from histofuse.paper.render import METRIC_NAMES
-from histofuse.paper.style import BLACK, GREY, STYLE, look
+from histofuse.paper.style import BLACK, GREY, STYLE, look, set_heading
 
 SPREAD = (0.1, 0.9)  # the bands: the middle 80 %
 WHOLE = "whole model"
@@ -118,7 +118,7 @@ def modulation_figure(
             for handle, label in zip(*axes.get_legend_handles_labels()):
                 handles.setdefault(label, handle)
         figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+        set_heading(figure, title)
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.evaluation.summary import SETTING, summarise
 from histofuse.io import InputError
-from histofuse.paper.style import GREY, STYLE, look
+from histofuse.paper.style import GREY, STYLE, look, set_heading
 
 GRID = np.linspace(0, 1, 201)  # false-positive rates at which curves are averaged
 PANELS_A_ROW = 4
@@ -84,7 +84,7 @@ def roc_figure(predictions: Mapping[str, pd.DataFrame], classes: Sequence[str], 
             axes.remove()
         lines = [line for line, _ in drawn]
         figure.legend(lines, predictions.keys(), loc="outside right upper", fontsize=7, handlelength=2.5)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+        set_heading(figure, title)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from histofuse.io import InputError
 from histofuse.paper.render import METRIC_NAMES
-from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION
+from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION, set_heading
 
 
 def sensitivity_figure(
@@ -43,7 +43,7 @@ def sensitivity_figure(
         handles = {name: h for axes in panels for h, name in zip(*axes.get_legend_handles_labels())}
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7)
-        figure.suptitle(f"{title} (simulated cohort)" if simulated else title, x=0.01, ha="left", fontsize=8)
+        set_heading(figure, f"{title} (simulated cohort)" if simulated else title)
     return figure
 
 
