@@ -44,7 +44,7 @@ def risk_groups(predictions: pd.DataFrame) -> pd.DataFrame:
 def kaplan_meier_figure(groups: pd.DataFrame, title: str) -> Figure:
     """Survival of the groups of `risk_groups` with 95 % bands, censoring ticks and the numbers at risk."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.5, 3.3), layout="constrained")
+        figure = Figure(figsize=(3.5, 3.7), layout="constrained")
         axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         years = groups["time_days"] / DAYS_PER_YEAR
         ticks = _year_ticks(years.max())
@@ -58,7 +58,8 @@ def kaplan_meier_figure(groups: pd.DataFrame, title: str) -> Figure:
                 table.text(tick, -place, str((years[inside] >= tick).sum()), ha="center", va="center", color=colour)
         axes.set(ylim=(0, 1.02), xlim=(0, years.max() * 1.02), ylabel="Overall survival")
         set_heading(figure, title)
-        axes.legend(loc="upper right", handlelength=2.5, title=_log_rank(groups, years))
+        legend = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "alignment": "left"}
+        axes.legend(**legend, handlelength=2.5, title=_log_rank(groups, years))
         table.set(ylim=(-1.6, 0.9), yticks=[0, -1], yticklabels=["Low", "High"], xticks=ticks, xlabel="Years")
         table.set_title("Number at risk", loc="left")
         table.tick_params(axis="y", length=0, pad=9)  # clear of the numbers at year 0
