@@ -44,7 +44,7 @@ def report_page(tiny_grid):
         ("tiny_grading", 2, 2),
         ("tiny_spaces", 4, 1),
         ("tiny_regions", 3, 1),
-        ("tiny_two_cohorts", 3, 1),
+        ("tiny_two_cohorts", 5, 1),
     ],
 )
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
@@ -264,7 +264,8 @@ def test_changed_modulation_repeats_only_its_runs(tiny_grid):
     plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_rule.yaml"))
 
     assert plan.trained == {"path_gptomic"}
-    assert plan.jobs == {"train": 2, "score": 1, "table": 1, "figure_intervals": 1, "metrics": 1, "report": 1}
+    figures = {"figure_intervals": 1, "figure_modulation": 1, "figure_hazards": 1}
+    assert plan.jobs == {"train": 2, "score": 1, "table": 1, "metrics": 1, "report": 1} | figures
 
 
 def test_rows_without_the_weights_they_start_from_are_not_run(tiny_grid):
