@@ -109,10 +109,10 @@ def predictions_of_roc(table):
 
 
 def classes_of_roc(table):
-    """Names of the classes of the task under `roc`; of bare numbers with the task's label, as in "Grade 2"."""
+    """Names of the classes of the task under `roc`; of numbers with the task's label, as in "Grade 2"."""
     task = row_of(table, config["tables"][table]["roc"][0])["task"]
     entry = config["tasks"][task]
-    return [f"{entry.get('label', task)} {name}" if name.isdigit() else name for name in entry["classes"]]
+    return [f"{entry.get('label', task)} {name}" if name[0].isdigit() else name for name in entry["classes"]]
 
 
 def figures_shown():

@@ -5,6 +5,7 @@ import pytest
 from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
 
 from histofuse.io import InputError
+from histofuse.paper.figures import table_figure
 from histofuse.paper.sensitivity import sensitivity_figure
 from histofuse.paper.tables import build_table, summarise_rows
 
@@ -54,6 +55,14 @@ def test_one_split_has_the_bootstrap_interval():
     shown = legend(sensitivity_figure(table(splits=1), VALUES, "α", ""))
     assert "95 % bootstrap over cases" in shown
     assert "t-interval, as printed" not in shown
+
+
+def test_intervals_of_few_splits_end_where_the_metric_does():
+    lines = table(splits=2)
+    lines["half_width_t"] = 5 * lines["estimate"]
+    for axes in sensitivity_figure(lines, VALUES, "α", "").axes:
+        assert [segment[:, 1].tolist() for segment in axes.collections[1].get_segments()] == [[0, 1]] * 2
+    assert table_figure(lines, "harrell_c", "").axes[0].get_xlim() == pytest.approx((-0.05, 1.05))
 
 
 def test_a_label_that_is_no_row_is_named():

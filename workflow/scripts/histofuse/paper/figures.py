@@ -124,7 +124,7 @@ def _draw_row(axes, place: int, line: pd.Series, simulated: bool) -> None:
         label = "Corrected 95 % interval" if line["n_splits"] > 1 else "95 % bootstrap over cases"
         axes.plot([line["ci_low"], line["ci_high"]], [place, place], color=BLUE, linewidth=1, label=label)
     if pd.notna(line["half_width_t"]):
-        ends = [line["estimate"] - line["half_width_t"], line["estimate"] + line["half_width_t"]]
+        ends = np.clip(line["estimate"] + np.array([-1, 1]) * line["half_width_t"], 0, 1)  # every metric lies between
         axes.plot(
             ends, [place, place], color=BLUE, linewidth=3.5, solid_capstyle="butt", label="t-interval, as printed"
         )

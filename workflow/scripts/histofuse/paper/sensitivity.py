@@ -71,7 +71,7 @@ def _draw(axes, lines: pd.DataFrame, simulated: bool) -> None:
         axes.vlines(places[known], lines["ci_low"][known], lines["ci_high"][known], color=BLUE, lw=1, label=corrected)
     known = half.notna().to_numpy()
     if known.any():
-        ends = (estimate - half)[known], (estimate + half)[known]
+        ends = [(estimate + sign * half)[known].clip(0, 1) for sign in (-1, 1)]  # every metric lies between
         axes.vlines(places[known], *ends, color=BLUE, linewidth=3.5, label="t-interval, as printed")
     if run.any():
         axes.plot(places[run], estimate[run], "o", color=BLACK, markersize=4, zorder=3, label="Estimate")
