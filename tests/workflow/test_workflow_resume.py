@@ -15,12 +15,12 @@ def long_training(tiny_grid):
     """The tiny grid with models that train for seconds, so that they can be caught in the middle."""
     config = tiny_config()
     config["models"]["snn_long"] = {"extends": "snn_genomic", "training": {"epochs": 1500}}
-    config["models"]["concat_long"] = {"extends": "concat_short", "training": {"epochs": 200}}
+    config["models"]["concat_long"] = {"extends": "concat_short", "training": {"epochs": 400}}
     tiny_grid.write_config(config, "long.yaml")
     return tiny_grid
 
 
-def kill_in_the_middle_of_training(checkout, target, checkpoint, meanwhile=lambda: None, states=5):
+def kill_in_the_middle_of_training(checkout, target, checkpoint, meanwhile=lambda: None, states=3):
     """Start snakemake in a process group of its own and SIGKILL all of it once the checkpoint has changed a few times.
 
     The group holds the script's process as well, as a machine that loses power does. `meanwhile` is called before the

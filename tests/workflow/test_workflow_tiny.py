@@ -44,7 +44,8 @@ def report_page(tiny_grid):
         ("tiny_grading", 2, 2),
         ("tiny_spaces", 4, 1),
         ("tiny_regions", 3, 1),
-        ("tiny_two_cohorts", 5, 1),
+        ("tiny_two_cohorts", 3, 1),
+        ("tiny_subspaces", 2, 1),
     ],
 )
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):

@@ -156,8 +156,17 @@ tables:
       - {label: Highly variable genes, model: snn_hvg}
       - {label: Scaled per cohort, model: snn_hvg_per_source}
       - {label: AttMIL, model: attmil}
-      - {label: KS-Fusion, model: ks_fusion, task: survival_intervals}
-      - {label: Student of the teacher, model: disentangled_distilled, task: survival_intervals}
+  tiny_subspaces:
+    title: Tumour and microenvironment of two tiny cohorts
+    cohort: tiny_meta
+    task: survival_intervals
+    protocol: mccv2
+    seeds: [0]
+    metrics: [harrell_c]
+    reference_row: KS-Fusion
+    rows:
+      - {label: KS-Fusion, model: ks_fusion}
+      - {label: Student of the teacher, model: disentangled_distilled}
 """
 
 

@@ -19,7 +19,7 @@ def kill_after(epochs, monkeypatch, run):
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "CHECKPOINT_PAUSE", 0)
+        patch.setattr(loop, "_pause", lambda writing: 0)
         patch.setattr(loop, "_save", save_then_die)
         with pytest.raises(Killed):
             run()

@@ -40,7 +40,7 @@ def test_the_rule_for_the_objective():
 
 
 def test_only_balancing_takes_the_weight_decay_from_the_optimiser():
-    assert optimiser_options({}) == {"weight_decay": 0.0, "fused": True}
+    assert optimiser_options({}) == {"weight_decay": 0.0}
     assert optimiser_options(None) == optimiser_options({"kind": "coordination"}) == {}
     assert isinstance(make({"kind": "coordination"}, "adagrad"), Coordination)
 

@@ -59,7 +59,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("params", [T2T, VGG])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, params):
-    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 0)
+    monkeypatch.setattr(loop, "_pause", lambda writing: 0)
     split, entry = region_split(tmp_path), {"params": params, "training": TRAINING | {"epochs": 4}}
     whole = run(ImageSurvival, entry, SURVIVAL, split, job(tmp_path, "whole.pt"))
     save = loop._save
@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, params):
 def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
     saves = []
     monkeypatch.setattr(loop, "_save", lambda *_: saves.append(0))
-    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 1e12)
+    monkeypatch.setattr(loop, "SHORTEST_PAUSE", 1e12)
     run(SCNN, {"params": SCNN_SMALL, "training": TRAINING}, SURVIVAL, region_split(tmp_path), job(tmp_path))
     assert len(saves) == 1  # after the first epoch, then not before the pause is over
 

@@ -28,9 +28,7 @@ from histofuse.training.modulation import Interface, make_modulation
 from histofuse.training.predict import predict, predict_parts
 from histofuse.training.settings import Settings
 
-# Between two checkpoints lies this many times the time that the last one took to write: a large model is not kept
-# waiting by its own copies, a killed run loses little.
-CHECKPOINT_PAUSE = 1
+SHORTEST_PAUSE = 0.5  # seconds from one checkpoint to the next
 
 
 def choose_device() -> torch.device:
@@ -83,7 +81,7 @@ def fit(
     l1_of = branches[settings.l1_branch] if settings.l1_branch else [p for p in model.parameters() if p.requires_grad]
     batches = Batches(split, device)
     cases = split.rows["case_id"].to_numpy()[train] if settings.unique_cases else None
-    saved, saving = time.perf_counter(), 0.0
+    saved, pause = time.perf_counter(), 0.0
     history, kept, first = _resume(checkpoint, digest, model, optimiser, modulation)
     for epoch in progress(range(first, settings.epochs), "epochs"):
         start = time.perf_counter()
@@ -143,10 +141,10 @@ def fit(
             }
         )
         now = time.perf_counter()
-        if now - saved >= CHECKPOINT_PAUSE * saving:
+        if now - saved >= pause:
             _save(checkpoint, digest, model, optimiser, history, kept, modulation)
             saved = time.perf_counter()
-            saving = saved - now
+            pause = _pause(saved - now)
     if kept is not None:
         model.load_state_dict(kept["state"])
     return model, pd.DataFrame(history)
@@ -208,6 +206,12 @@ def _of_branches(
         return log
     parts = predict_parts(model, batches, train, middle=True)
     return log | {f"c_{name}": float(criterion(outputs, train)) for name, outputs in parts.items()}
+
+
+def _pause(writing: float) -> float:
+    """Seconds until the next checkpoint: as many as the last took to write, so that neither a large model nor one
+    whose epochs last milliseconds is kept waiting by its own copies, and a killed run loses little."""
+    return max(writing, SHORTEST_PAUSE)
 
 
 def _save(

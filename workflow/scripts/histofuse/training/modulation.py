@@ -50,8 +50,8 @@ def rule_of(options: Mapping | None) -> str | None:
 
 
 def optimiser_options(options: Mapping | None) -> dict:
-    """What a modulation wants of the optimiser: balancing decays the weights itself and sets rates on the device."""
-    return {"weight_decay": 0.0, "fused": True} if options is not None and _kind(options) == "balance" else {}
+    """What a modulation wants of the optimiser: balancing decays the weights itself."""
+    return {"weight_decay": 0.0} if options is not None and _kind(options) == "balance" else {}
 
 
 def make_modulation(

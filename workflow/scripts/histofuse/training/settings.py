@@ -9,6 +9,9 @@ import torch
 
 from histofuse.training.modulation import optimiser_options, rule_of
 
+# One kernel a step, and learning rates that balancing can change on the device.
+FUSED = {"fused": True}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -65,11 +68,11 @@ class Settings:
         return self.decay**epoch
 
     def optimiser_for(self, groups: list[dict]) -> torch.optim.Optimizer:
-        """Groups that bear their learning rate. Balancing changes rates on the device, as only fused ones allow."""
+        """Groups that bear their learning rate."""
         options = {"lr": self.lr, "weight_decay": self.weight_decay} | optimiser_options(self.modulation)
         if self.optimiser == "sgd":
-            return torch.optim.SGD(groups, momentum=self.betas[0], **options)
+            return torch.optim.SGD(groups, momentum=self.betas[0], **FUSED, **options)
         if self.optimiser == "adagrad":
             return torch.optim.Adagrad(groups, initial_accumulator_value=0.1, **options)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimiser]
-        return kind(groups, betas=tuple(self.betas), **options)
+        return kind(groups, betas=tuple(self.betas), **FUSED, **options)
