@@ -1,5 +1,6 @@
 """Training. Takes: population, splits and the inputs that a model entry lists. Gives per run: predictions.parquet
-(every case, all that a metric needs), history.parquet and weights.safetensors; for runs that read them vectors.parquet.
+(every case, all that a metric needs), slides.parquet (the same per slide, empty where the model's rows are cases),
+history.parquet and weights.safetensors; for runs that read them vectors.parquet.
 """
 
 
@@ -10,6 +11,7 @@ rule train:
         splits="results/{cohort}/splits/{protocol}.parquet",
     output:
         predictions="results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/predictions.parquet",
+        slides="results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/slides.parquet",
         history="results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/history.parquet",
         weights="results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}/weights.safetensors",
     log:

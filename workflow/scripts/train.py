@@ -29,5 +29,6 @@ write_table(result.history, snakemake.output.history)
 with atomic(snakemake.output.weights) as temporary:
     columns = json.dumps({name: scaler.names for name, scaler in split.scalers.items()})
     save_file(result.weights, temporary, metadata={"model": json.dumps(entry), "columns": columns})
+write_table(result.slides, snakemake.output.slides)
 write_table(result.predictions, snakemake.output.predictions)
 checkpoint.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from histofuse.evaluation.predictions import COLUMNS
 from histofuse.io import InputError
 from histofuse.training.dataset import Split, Target
 from histofuse.training.survival import breslow_survival, discrete_survival, interval_cuts, time_grid, to_interval
@@ -84,7 +85,7 @@ class Head:
         if self.kind == "classification":
             return {}
         case = pd.factorize(split.rows["case_id"])[0]
-        return {f"risk_{name}": self._of_cases(outputs, case) for name, outputs in parts.items()}
+        return {f"risk_{name}": self._of_units(outputs, case) for name, outputs in parts.items()}
 
     def predictions(self, outputs: np.ndarray, split: Split, number: int, seed: int) -> pd.DataFrame:
         """One row per case: the mean over its slides of risk and survival curve, or of class probabilities.
@@ -92,28 +93,9 @@ class Head:
         outputs: [row, output], or [row · crop, output] when several crops stand for each row, row by row. Means are
         over crops, then rows; log hazards may be put together in another way (`aggregate`).
         """
-        rows, target = split.rows, split.target
-        frame = pd.DataFrame(
-            {
-                "case_id": rows["case_id"],
-                "part": rows["part"],
-                "split": number,
-                "seed": seed,
-                "time_days": target.time,
-                "event": pd.array(target.event, dtype="Int8"),
-                "label": pd.array(target.label, dtype="Int64") if len(target.label) else pd.NA,
-            }
-        )
-        first = ~rows["case_id"].duplicated().to_numpy()
-        case = pd.factorize(rows["case_id"])[0]
-        of_output = case.repeat(len(outputs) // len(rows))  # rows have equally many crops: the mean of all is the same
-        frame = frame[first].reset_index(drop=True)
+        frame, case = self._frame(outputs, split, number, seed, "case_id")
         if self.kind == "classification":
-            frame["risk"] = np.nan
-            frame["survival_times"], frame["survival"] = None, None
-            frame["probabilities"] = list(mean_by(of_output, softmax(outputs)))
             return frame
-        frame["risk"] = self._of_cases(outputs, case)
         times = time_grid(self.train.time, self.train.event)
         if self.name == "cox":
             train = (frame["part"] == "train").to_numpy()
@@ -125,16 +107,53 @@ class Head:
                 times,
             )
         else:
-            curves = mean_by(of_output, discrete_survival(sigmoid(outputs), self.cuts, self.train.time.max(), times))
+            curves = discrete_survival(sigmoid(outputs), self.cuts, self.train.time.max(), times)
+            curves = mean_by(_of_output(case, outputs), curves)
         frame["survival_times"] = [times] * len(frame)
         frame["survival"] = list(curves)
-        frame["probabilities"] = None
         return frame
 
-    def _of_cases(self, outputs: np.ndarray, case: np.ndarray) -> np.ndarray:
-        """Risk [case] from outputs [row · crop, output] and the case number of each row."""
-        risk = self._of_crops(self.risk(outputs), len(case))
-        return pd.Series(risk).groupby(case).agg(OF_ROWS[self.aggregate["rows"]]).to_numpy()
+    def slide_predictions(self, outputs: np.ndarray, split: Split, number: int, seed: int) -> pd.DataFrame:
+        """One row per slide, as `predictions` has one per case, and `slide_id`; no row where rows are cases.
+
+        Risks and probabilities are float32 and there are no survival curves: no metric per slide reads any.
+        """
+        if "slide_id" not in split.rows:
+            return pd.DataFrame(columns=[*COLUMNS, "slide_id"])
+        frame, _ = self._frame(outputs, split, number, seed, "slide_id")
+        frame["risk"] = frame["risk"].astype(np.float32)
+        if self.kind == "classification":
+            frame["probabilities"] = [values.astype(np.float32) for values in frame["probabilities"]]
+        return frame
+
+    def _frame(
+        self, outputs: np.ndarray, split: Split, number: int, seed: int, unit: str
+    ) -> tuple[pd.DataFrame, np.ndarray]:
+        """Predictions per `unit` (a column of the split's rows), curves left empty, and the unit's number per row."""
+        rows, target = split.rows, split.target
+        frame = pd.DataFrame(
+            {
+                "case_id": rows["case_id"],
+                "part": rows["part"],
+                "split": number,
+                "seed": seed,
+                "time_days": target.time,
+                "event": pd.array(target.event, dtype="Int8"),
+                "label": pd.array(target.label, dtype="Int64") if len(target.label) else pd.NA,
+            }
+        ).assign(**({} if unit == "case_id" else {unit: rows[unit]}))
+        of = pd.factorize(rows[unit])[0]
+        frame = frame[~rows[unit].duplicated().to_numpy()].reset_index(drop=True)
+        classes = self.kind == "classification"
+        frame["risk"] = np.nan if classes else self._of_units(outputs, of)
+        frame["survival_times"], frame["survival"] = None, None
+        frame["probabilities"] = list(mean_by(_of_output(of, outputs), softmax(outputs))) if classes else None
+        return frame, of
+
+    def _of_units(self, outputs: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """Risk [unit] from outputs [row · crop, output] and the number of each row's unit, a case or a slide."""
+        risk = self._of_crops(self.risk(outputs), len(of))
+        return pd.Series(risk).groupby(of).agg(OF_ROWS[self.aggregate["rows"]]).to_numpy()
 
     def _of_crops(self, risk: np.ndarray, rows: int) -> np.ndarray:
         """[row · crop] → [row]"""
@@ -144,6 +163,11 @@ class Head:
 def _of_rows(values: np.ndarray, rows: int) -> np.ndarray:
     """Mean over the crops of each row: [row · crop, k] → [row, k]."""
     return values.reshape(rows, -1, values.shape[1]).mean(axis=1)
+
+
+def _of_output(of_row: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """The unit's number per output, from that per row; rows have equally many crops, so the mean of all is the same."""
+    return of_row.repeat(len(outputs) // len(of_row))
 
 
 def mean_by(group: np.ndarray, values: np.ndarray) -> np.ndarray:

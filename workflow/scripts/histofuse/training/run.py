@@ -37,9 +37,13 @@ class Job:
 
 @dataclass
 class Result:
-    """Of one run: predictions per case, history per epoch, weights {name: array} and what describes them."""
+    """Of one run: predictions per case and per slide, history per epoch, weights {name: array} and what describes them.
+
+    `slides` is empty where the run's rows are cases.
+    """
 
     predictions: pd.DataFrame
+    slides: pd.DataFrame
     history: pd.DataFrame
     weights: dict[str, np.ndarray]
 
@@ -72,7 +76,8 @@ def run(
         outputs, parts, weights, history = _fit_network(model_class, parameters, entry["training"], split, head, job)
     history = history if len(history) else pd.DataFrame({"epoch": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})
     predictions = head.predictions(outputs, split, job.number, job.seed)
-    return Result(predictions.assign(**head.risk_of_parts(parts, split)), history, weights | _scaling(split))
+    slides = head.slide_predictions(outputs, split, job.number, job.seed)
+    return Result(predictions.assign(**head.risk_of_parts(parts, split)), slides, history, weights | _scaling(split))
 
 
 def make_head(entry: dict, task: dict, split: Split) -> Head:
