@@ -171,6 +171,14 @@ def test_tile_scores_are_the_attention_that_the_places_at_20x_get():
         torch.testing.assert_close(weights.sum(1), torch.ones(3))
         assert (weights >= 0).all()
     assert not torch.allclose(*scores.values())
+    points = model.sampling_points(batch)
+    assert list(points) == ["tumour", "microenvironment"]
+    for name, (at, attention) in points.items():
+        assert at.shape[:3] == attention.shape
+        shares = model.readers["20x"].attention[name].read_shares
+        places, weights = shares(at * (2 / 5))  # from places of the map, 6 a side, to cells of the key grid, 3 a side
+        dealt = torch.zeros(3, 36).scatter_add_(1, places.flatten(1), (attention.unsqueeze(-1) * weights).flatten(1))
+        torch.testing.assert_close(dealt / dealt.sum(1, keepdim=True), scores[f"attention_{name}"])
 
 
 @pytest.mark.parametrize(

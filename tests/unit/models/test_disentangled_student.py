@@ -152,6 +152,16 @@ def test_tile_scores_are_the_weights_that_tokens_are_made_with():
     assert list(seeds) == ["attention_tumour", "attention_microenvironment"]
 
 
+def test_one_attention_reads_the_slide():
+    model, batch = build().eval(), slides(batch_of())
+    points = model.sampling_points(batch)
+    assert list(points) == ["slide"]
+    attention = model.readers["20x"].attention
+    normed, _ = model.readers["20x"].read(batch["tiles"], batch["tiles_place"])
+    torch.testing.assert_close(points["slide"].at, attention.on_map(attention.geometry(normed).points))
+    torch.testing.assert_close(points["slide"].attention, attention.attention(normed, normed).mean(2))
+
+
 @pytest.mark.parametrize(
     ("params", "batch", "message"),
     [

@@ -133,9 +133,11 @@ def test_attention_of_places_and_the_points_that_it_reads():
     for name in SUBSPACES:
         received = scores[f"attention_{name}"]
         torch.testing.assert_close(received.sum(1), torch.ones(4))
-        assert points[name].shape == (4, 4, 9, 2)
+        at, attention = points[name]
+        assert at.shape == (4, 4, 9, 2)
+        torch.testing.assert_close(attention.sum(2), torch.ones(4, 4))
         places = torch.stack(torch.meshgrid(torch.arange(12), torch.arange(12), indexing="xy"), -1).reshape(-1, 1, 2)
-        far = (places - points[name].flatten(1, 2).unsqueeze(1)).abs().amax(-1).amin(-1) > 1  # from every point
+        far = (places - at.flatten(1, 2).unsqueeze(1)).abs().amax(-1).amin(-1) > 1  # from every point
         assert far.any()
         assert (received[far] == 0).all()
     assert not torch.allclose(scores["attention_tumour"], scores["attention_microenvironment"])

@@ -22,6 +22,18 @@ class Geometry(NamedTuple):
     points: Tensor
 
 
+class Points(NamedTuple):
+    """What attention reads of a map.
+
+    at: [batch, head, point, 2], column and row in places of the map, 0 the middle of the first; a point may lie off
+    the map, whose rows and columns end at side − 1. attention: [batch, head, point], the mean over all queries of
+    what the point gets; it sums to 1 over the points of a head.
+    """
+
+    at: Tensor
+    attention: Tensor
+
+
 class DeformableAttention(nn.Module):
     """Each place of a map attends to a coarse grid of keys, read from the map at points that shift with the query.
 
@@ -109,6 +121,12 @@ class DeformableAttention(nn.Module):
         return position_bias(self._table(), self._at(geometry)).unflatten(0, geometry.points.shape[:2])
 
     @torch.no_grad()
+    def sampled(self, query: Tensor, keys: Tensor) -> Points:
+        """Where the keys' map is read, and how much attention it gets there."""
+        attention = [self.attention(*one).mean(2) for one in zip(query.split(1), keys.split(1))]
+        return Points(self.on_map(self.geometry(query).points), torch.cat(attention))
+
+    @torch.no_grad()
     def received(self, query: Tensor, keys: Tensor) -> Tensor:
         """[batch, place], the share of attention that each place of the map gets; each row sums to 1.
 
@@ -116,9 +134,8 @@ class DeformableAttention(nn.Module):
         shares it is read with. What goes to points off the map, where there is nothing to read, is left out; should all
         of them lie there, each place has the same share.
         """
-        of_keys = [self.attention(*one).mean(2) for one in zip(query.split(1), keys.split(1))]
         places, shares = self.read_shares(self.geometry(query).points)
-        dealt = (torch.cat(of_keys).unsqueeze(-1) * shares).flatten(1)
+        dealt = (self.sampled(query, keys).attention.unsqueeze(-1) * shares).flatten(1)
         received = dealt.new_zeros(query.shape[:2]).scatter_add_(1, places.flatten(1), dealt)
         total = received.sum(1, keepdim=True)
         return torch.where(total > 0, received / total, 1 / received.shape[1])

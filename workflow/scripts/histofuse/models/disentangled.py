@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from histofuse.io import InputError
 from histofuse.models.consistency import FORMS, check_form, consistency
-from histofuse.models.deformable import DeformableAttention
+from histofuse.models.deformable import DeformableAttention, Points
 from histofuse.models.layers import SelfNormalisingEncoder
 from histofuse.models.magnifications import BAGS, bag_widths, check_rule, combine, on_map, places_of, side_of
 from histofuse.models.output import Output
@@ -99,6 +99,12 @@ class DisentangledTeacher(nn.Module):
         _, maps = self._read(batch)
         reader, read = self.readers["20x"], maps["20x"]
         return {f"attention_{u}": reader.attention[u].received(read.queries[u], read.keys) for u in SUBSPACES}
+
+    def sampling_points(self, batch: dict[str, Tensor]) -> dict[str, Points]:
+        """{subspace: the points of the map at 20× that its attention reads}."""
+        _, maps = self._read(batch)
+        reader, read = self.readers["20x"], maps["20x"]
+        return {u: reader.attention[u].sampled(read.queries[u], read.keys) for u in SUBSPACES}
 
     def branches(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of one subspace alone; those that both share, and the decoders, are in none."""

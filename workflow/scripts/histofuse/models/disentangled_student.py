@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from histofuse.io import InputError
 from histofuse.models.consistency import FORMS, check_form, consistency
-from histofuse.models.deformable import DeformableAttention
+from histofuse.models.deformable import DeformableAttention, Points
 from histofuse.models.distillation import LOGITS, MATCHINGS, divergence, feature_distance
 from histofuse.models.magnifications import BAGS, bag_widths, check_rule, combine, on_map, places_of, side_of
 from histofuse.models.output import Output
@@ -117,6 +117,12 @@ class DisentangledStudent(nn.Module):
         if self.aggregation == "learned_seeds" and len(names) == 2:
             names = ["tumour", "microenvironment"]
         return {f"attention_{name}": weights[:, k] for k, name in enumerate(names)}
+
+    def sampling_points(self, batch: dict[str, Tensor]) -> dict[str, Points]:
+        """{"slide": the points of the map at 20× that its attention reads}."""
+        reader = self.readers["20x"]
+        normed, _ = reader.read(batch[BAGS["20x"]], places_of(batch, BAGS["20x"], self.bag))
+        return {"slide": reader.attention.sampled(normed, normed)}
 
     def _distillation(self, batch: dict[str, Tensor], heads: dict, tokens: dict) -> dict[str, Tensor]:
         if self.teacher is None:

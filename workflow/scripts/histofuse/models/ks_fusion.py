@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histofuse.io import InputError
-from histofuse.models.deformable import DeformableAttention, Geometry
+from histofuse.models.deformable import DeformableAttention, Geometry, Points
 from histofuse.models.gecon import GeCon
 from histofuse.models.layers import SelfNormalisingEncoder
 from histofuse.models.output import Output
@@ -117,13 +117,9 @@ class KSFusion(nn.Module):
     def decoders(self) -> dict[str, nn.Parameter]:
         return {"": self.decoder.weight}
 
-    def sampling_points(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{subspace: [batch, head, key, 2]}: column and row, from 0, of the places that attention reads; some lie off
-        the map (its rows and columns end at side − 1), where there is nothing to read."""
-        return {
-            name: self.subspaces[name].attention.on_map(self.subspaces[name].attention.geometry(query).points)
-            for name, (query, _) in self._queries(batch).items()
-        }
+    def sampling_points(self, batch: dict[str, Tensor]) -> dict[str, Points]:
+        """{subspace: the points of the map that its attention reads}; some lie off the map, where nothing is read."""
+        return {name: self.subspaces[name].attention.sampled(*maps) for name, maps in self._queries(batch).items()}
 
     def tile_scores(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"attention_tumour": [batch, bag], "attention_microenvironment": …}, which sum to 1 over the map.

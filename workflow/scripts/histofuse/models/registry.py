@@ -9,6 +9,9 @@ A torch class that can say which tiles a slide's output comes from has a method 
 weights that sum to 1 over a bag. The name `output` is special: [batch, tile, outputs], what each tile alone would
 contribute, so that its sum weighted by `attention` is the image's part of the slide's output. What it means for the
 task (a log hazard, the log odds of a class) is settled where the run is known.
+
+One whose attention reads points of a map of tiles (`order` of the input `tiles`) can have a method
+`sampling_points(batch)`, which returns {name: `deformable.Points`}.
 """
 
 from __future__ import annotations
