@@ -110,26 +110,17 @@ def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs:
             source), `{bag}`, `{bag}_index` and `{bag}_coords` of a bag of tiles, `regions` and `region_index`.
         number: of the split; task, inputs: as for `load_split`, but the `columns` of a block may be a text file.
     """
-    blocks = {name: dict(options) for name, options in inputs.items() if _is_table(name, options)}
+    blocks = {name: dict(options) for name, options in inputs.items() if is_table(name, options)}
     for options in blocks.values():
         if isinstance(options.get("columns"), str):
             options["columns"] = read_columns(options["columns"])
     selections = {options["selection"] for options in blocks.values() if "selection" in options}
-    groups = sources = regions = None
+    groups = sources = None
     if any("group" in options for options in blocks.values()):
         groups = read_table(files["groups"], dtype=str, keep_default_na=False)
     if any(options.get("per_source") for options in blocks.values()):
         sources = read_table(files["cases"], columns=["case_id", "source"]).set_index("case_id")["source"]
-    bags = {
-        name: TileStore(
-            *(files[f"{name}{part}"] for part in ("", "_index", "_coords")), options.get("bag"), options.get("order")
-        )
-        for name, options in inputs.items()
-        if is_bag(name)
-    }
-    if "regions" in inputs:
-        options = {name: value for name, value in inputs["regions"].items() if name != "regions"}
-        regions = RegionStore(files["regions"], files["region_index"], **options)
+    bags, regions = read_images(files, inputs)
     return load_split(
         read_table(files["population"]),
         read_table(files["splits"]),
@@ -148,6 +139,23 @@ def read_split(files: Mapping[str, str | Path], number: int, task: dict, inputs:
             name: RunVectors(files[name], options["vectors"]) for name, options in inputs.items() if "run" in options
         },
     )
+
+
+def read_images(
+    files: Mapping[str, str | Path], inputs: dict[str, dict]
+) -> tuple[dict[str, TileStore], RegionStore | None]:
+    """The stores of a run's bags of tiles and of its regions, from files named as for `read_split`."""
+    bags = {
+        name: TileStore(
+            *(files[f"{name}{part}"] for part in ("", "_index", "_coords")), options.get("bag"), options.get("order")
+        )
+        for name, options in inputs.items()
+        if is_bag(name)
+    }
+    if "regions" not in inputs:
+        return bags, None
+    options = {name: value for name, value in inputs["regions"].items() if name != "regions"}
+    return bags, RegionStore(files["regions"], files["region_index"], **options)
 
 
 def load_split(
@@ -191,18 +199,14 @@ def load_split(
     cases = population.merge(parts, on="case_id", validate="one_to_one").sort_values("case_id", ignore_index=True)
     _check_parts(cases, split, task["kind"])
     giver = _shuffled(cases, split)
-    rows = _rows(cases, inputs, bags, regions, vectors, giver)
+    rows = rows_of(cases, inputs, bags, regions, vectors, giver)
     train_cases = cases.loc[cases["part"] == "train", "case_id"]
     blocks, scalers = {}, {}
     for name, options in inputs.items():
-        if not _is_table(name, options):
+        if not is_table(name, options):
             continue
-        table = tables[name].set_index("case_id")
-        if options.get("from", name) == "clinical":
-            table = table[[column for column in CLINICAL if column in table]]
-        if options.get("from", name) == "source":
-            table = table[["source"]]
-        _check_present(cases, table.index, name)
+        table = columns_of(tables[name], options.get("from", name))
+        check_present(cases, table.index, name)
         if options.get("min_frequency") and 2 * len(train_cases) < len(table):
             print(
                 f"split {split}: {name}: {len(train_cases)} training cases are less than half of the {len(table)} "
@@ -223,6 +227,20 @@ def load_split(
         only |= set(made) if inputs[name].get("training_only") else set()
     train_slides = rows.loc[rows["part"] == "train", "slide_id"].tolist() if bags else []
     scales = {name: store.moments(train_slides) for name, store in bags.items() if inputs[name].get("standardise")}
+    about, target = target_of(rows, task)
+    return Split(about, target, blocks, bags, scales, scalers, regions, frozenset(only))
+
+
+def columns_of(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """What of a table a block may read, by case: of the case table nothing but `CLINICAL`, or the source alone."""
+    table = table.set_index("case_id")
+    if source == "clinical":
+        return table[[column for column in CLINICAL if column in table]]
+    return table[["source"]] if source == "source" else table
+
+
+def target_of(rows: pd.DataFrame, task: dict) -> tuple[pd.DataFrame, Target]:
+    """What rows tell of themselves, and what is to be predicted of them."""
     classification = task["kind"] == "classification"
     target = Target(
         kind=task["kind"],
@@ -231,11 +249,10 @@ def load_split(
         label=rows["label"].to_numpy(np.int64) if classification else np.zeros(0, np.int64),
         classes=len(task["classes"]) if classification else 0,
     )
-    about = rows.drop(columns=["time_days", "event", "label"])
-    return Split(about, target, blocks, bags, scales, scalers, regions, frozenset(only))
+    return rows.drop(columns=["time_days", "event", "label"]), target
 
 
-def _is_table(name: str, options: dict) -> bool:
+def is_table(name: str, options: dict) -> bool:
     """Whether an input is a block of columns of a table."""
     return not is_bag(name) and name != "regions" and "run" not in options
 
@@ -249,7 +266,7 @@ def _shuffled(cases: pd.DataFrame, split: int) -> dict[str, str]:
     return giver
 
 
-def _rows(
+def rows_of(
     cases: pd.DataFrame,
     inputs: dict[str, dict],
     bags: dict[str, TileStore],
@@ -257,7 +274,11 @@ def _rows(
     vectors: dict[str, RunVectors],
     giver: dict[str, str],
 ) -> pd.DataFrame:
-    """The split's rows: a case, or each of its slides, regions or vectors."""
+    """The rows of cases `case_id, part, …`: a case, or each of its slides, regions or vectors.
+
+    giver: whose slides or regions a case gets where an input is shuffled.
+    Raises InputError for a case without any, and where both tiles and regions are asked for.
+    """
     ids = cases["case_id"].tolist()
     if bags and regions is not None:
         raise InputError("inputs: a row is a slide's bag of tiles or one region, not both; take tiles or regions out")
@@ -276,7 +297,7 @@ def _rows(
         taker = {of: case for case, of in giver.items()}
         units = units.assign(case_id=units["case_id"].map(taker))
     rows = cases.merge(units, on="case_id")
-    _check_present(cases, rows["case_id"], what)
+    check_present(cases, rows["case_id"], what)
     return rows
 
 
@@ -329,7 +350,8 @@ def _check_parts(cases: pd.DataFrame, split: int, kind: str) -> None:
         raise InputError(f"split {split}: all training cases have one class; a classifier needs two")
 
 
-def _check_present(cases: pd.DataFrame, have: pd.Index, block: str) -> None:
+def check_present(cases: pd.DataFrame, have: pd.Index, block: str) -> None:
+    """Raise InputError where a case is not among those that `have` a block."""
     missing = cases.loc[~cases["case_id"].isin(have), "case_id"]
     if len(missing):
         raise InputError(

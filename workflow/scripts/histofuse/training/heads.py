@@ -87,22 +87,25 @@ class Head:
         case = pd.factorize(split.rows["case_id"])[0]
         return {f"risk_{name}": self._of_units(outputs, case) for name, outputs in parts.items()}
 
-    def predictions(self, outputs: np.ndarray, split: Split, number: int, seed: int) -> pd.DataFrame:
+    def predictions(
+        self, outputs: np.ndarray, split: Split, number: int, seed: int, train: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
         """One row per case: the mean over its slides of risk and survival curve, or of class probabilities.
 
         outputs: [row, output], or [row · crop, output] when several crops stand for each row, row by row. Means are
         over crops, then rows; log hazards may be put together in another way (`aggregate`).
+        train: predictions of the training cases, of which the baseline hazard is, when the split does not hold them.
         """
         frame, case = self._frame(outputs, split, number, seed, "case_id")
         if self.kind == "classification":
             return frame
         times = time_grid(self.train.time, self.train.event)
         if self.name == "cox":
-            train = (frame["part"] == "train").to_numpy()
+            train = frame[frame["part"] == "train"] if train is None else train
             curves = breslow_survival(
-                frame["risk"].to_numpy()[train],
-                frame["time_days"].to_numpy()[train],
-                frame["event"].to_numpy(np.int64)[train],
+                train["risk"].to_numpy(),
+                train["time_days"].to_numpy(),
+                train["event"].to_numpy(np.int64),
                 frame["risk"].to_numpy(),
                 times,
             )
