@@ -199,3 +199,14 @@ def test_an_output_that_is_not_the_sum_of_two_parts_is_refused(split, rule):
         make(split, "cox", rule)(three, torch.arange(40))
     with pytest.raises(InputError, match="head '10x' is the sum of 0 parts, not of two branches"):
         make(split, "cox", "likelihood")(Output(total, heads={"10x": Output(total)}), torch.arange(40))
+
+
+def test_validation_ranks_the_classes_of_the_rows_it_is_given(split):
+    """Of rows in another order than the split's: the AUC of outputs that are right is 1, of their opposite 0."""
+    label = np.arange(80) % 3
+    target = Target("classification", np.zeros(0), np.zeros(0), label, 3)
+    head, rows = Head(target, {"name": "cross_entropy"}), np.arange(20)[::-1] + 40
+    criterion = head.criterion(Split(split.rows, target, split.blocks))
+    right = np.eye(3)[label[rows]] * 4
+    assert criterion(right, rows) == 1
+    assert criterion(-right, rows) == 0

@@ -69,7 +69,7 @@ class Head:
 
         target = split.target
         if self.kind == "classification":
-            return lambda outputs, rows: macro_auc(_of_rows(softmax(outputs), len(rows)), target.label[rows])
+            return lambda outputs, rows: macro_auc(target.label[rows], _of_rows(softmax(outputs), len(rows)))
         return lambda outputs, rows: harrell_c(
             self._of_crops(self.risk(outputs), len(rows)), target.time[rows], target.event[rows]
         )
