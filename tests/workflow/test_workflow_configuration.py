@@ -110,6 +110,10 @@ REFUSED = {
         put("tables", "tiny_survival", "roc", ["clinical"]),
         "tables: tiny_survival: roc: clinical: survival is a survival task, not one of classification",
     ),
+    "metric of slides' classes for survival": (
+        put("tables", "tiny_subspaces", "metrics", ["harrell_c", "slide_macro_auc"]),
+        "tables: tiny_subspaces: metrics: slide_macro_auc: not for survival_intervals, which is a survival task",
+    ),
     "sensitivity of a row that is none": (
         put("tables", "tiny_grading", "sensitivity", "rows", {"Clinical": 0, "SNN": 1}),
         "tables: tiny_grading: sensitivity: rows: 'SNN' is not the label of a row",

@@ -45,7 +45,7 @@ def report_page(tiny_grid):
         ("tiny_spaces", 4, 1),
         ("tiny_regions", 3, 1),
         ("tiny_two_cohorts", 3, 1),
-        ("tiny_subspaces", 2, 1),
+        ("tiny_subspaces", 2, 2),
     ],
 )
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
@@ -122,6 +122,25 @@ def test_a_student_is_taught_by_the_teacher_of_its_split(tiny_grid):
     alone = pd.read_parquet(runs / "disentangled_student/split0/seed0/history.parquet")
     assert taught["loss_distillation_logits"].gt(0).all()
     assert not [name for name in alone if name.startswith("loss_")]
+
+
+def test_slides_are_scored_beside_their_cases(tiny_grid):
+    """With one slide per case both figures are the same; a model that reads no slide has none of its own."""
+    table = pd.read_csv(tiny_grid / "results/tables/tiny_subspaces.csv").pivot(index="row", columns="metric")
+    pd.testing.assert_frame_equal(
+        table.xs("harrell_c", axis=1, level="metric")[["estimate", "ci_low", "ci_high"]],
+        table.xs("slide_harrell_c", axis=1, level="metric")[["estimate", "ci_low", "ci_high"]],
+    )
+    assert "Harrell C per slide" in (tiny_grid / "results/tables/tiny_subspaces.md").read_text()
+    runs = tiny_grid / "results/tiny/runs/survival/mccv2"
+    slides = pd.read_parquet(runs / "attmil/split0/seed0/slides.parquet")
+    assert slides["slide_id"].is_unique
+    assert set(slides["part"]) == {"train", "test"}
+    assert pd.read_parquet(runs / "clinical/split0/seed0/slides.parquet").empty
+    clinical = pd.read_parquet(tiny_grid / "results/tiny/metrics/survival/mccv2/clinical.parquet")
+    undefined = clinical[clinical["metric"] == "slide_harrell_c"]
+    assert undefined["value"].isna().all()
+    assert set(undefined["note"]) == {"the model's rows are cases, not slides"}
 
 
 def test_cases_without_regions_are_set_aside_for_all_rows(tiny_grid):

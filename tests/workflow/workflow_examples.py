@@ -162,7 +162,7 @@ tables:
     task: survival_intervals
     protocol: mccv2
     seeds: [0]
-    metrics: [harrell_c]
+    metrics: [harrell_c, slide_harrell_c]
     reference_row: KS-Fusion
     rows:
       - {label: KS-Fusion, model: ks_fusion}

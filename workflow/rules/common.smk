@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
-SURVIVAL_METRICS = {"harrell_c", "uno_c", "time_auc", "integrated_brier"}
+SURVIVAL_METRICS = {"harrell_c", "uno_c", "time_auc", "integrated_brier", "slide_harrell_c"}
 GENE_GROUPS = config.get("gene_groups") or f"{workflow.basedir}/config/gene_groups.tsv"
 CONFIG_FOLDERS = [Path(file).parent for file in workflow.configfiles]
 
@@ -403,6 +403,13 @@ def predictions_to_score(wildcards):
         f"results/{wildcards.cohort}/runs/{folder}/split{split}/seed{seed}/predictions.parquet"
         for split, seed in product(splits, seeds_of(wildcards))
     ]
+
+
+def slides_to_score(wildcards):
+    """Predictions per slide of the same runs; released predictions are of cases."""
+    if imported(wildcards.cohort):
+        return []
+    return [str(Path(path).with_name("slides.parquet")) for path in predictions_to_score(wildcards)]
 
 
 def with_crops(entry):

@@ -30,6 +30,7 @@ rule released_predictions:
 rule score:
     input:
         predictions=predictions_to_score,
+        slides=slides_to_score,
     output:
         metrics="results/{cohort}/metrics/{task}/{protocol}/{model}.parquet",
     log:

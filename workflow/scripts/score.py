@@ -1,4 +1,4 @@
-"""Metrics of a model's test predictions, per split and seed."""
+"""Metrics of a model's test predictions, per split and seed, of cases and of slides."""
 
 import pandas as pd
 
@@ -8,9 +8,10 @@ from histofuse.io import InputError, progress, read_table, start_log, write_tabl
 start_log(snakemake.log[0])
 
 scored = []
-for path in progress(snakemake.input.predictions, "score"):
+slides = snakemake.input.get("slides") or [None] * len(snakemake.input.predictions)
+for path, of_slides in zip(progress(snakemake.input.predictions, "score"), slides, strict=True):
     try:
-        scored.append(score_run(read_table(path), snakemake.params.kind))
+        scored.append(score_run(read_table(path), snakemake.params.kind, of_slides and read_table(of_slides)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

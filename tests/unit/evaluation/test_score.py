@@ -41,8 +41,14 @@ def class_run():
     return frame.assign(probabilities=list(probabilities), risk=np.nan, survival_times=None, survival=None)
 
 
+def of_cases(predictions, kind):
+    """The metrics of cases alone; those of slides have tests of their own."""
+    metrics = score_run(predictions, kind)
+    return metrics[~metrics["metric"].str.startswith("slide_")].reset_index(drop=True)
+
+
 def test_survival_run_has_every_metric():
-    metrics = score_run(pd.concat([survival_run(0), survival_run(1), survival_run(1, seed=1)]), "survival")
+    metrics = of_cases(pd.concat([survival_run(0), survival_run(1), survival_run(1, seed=1)]), "survival")
     assert list(metrics["metric"]) == list(SURVIVAL_METRICS) * 3
     assert metrics["value"].between(0, 1).all()
     assert (metrics["note"] == "").all()
@@ -73,7 +79,7 @@ def test_row_order_does_not_matter():
 
 
 def test_classification_run():
-    metrics = score_run(class_run(), "classification")
+    metrics = of_cases(class_run(), "classification")
     assert list(metrics["metric"]) == list(CLASSIFICATION_METRICS)
     assert metrics["value"].between(0, 1).all()
 
@@ -81,7 +87,7 @@ def test_classification_run():
 def test_all_censored_split_is_noted_and_the_others_stand():
     none = survival_run(1)
     none.loc[none["part"] == "test", "event"] = 0
-    metrics = score_run(pd.concat([survival_run(0), none]), "survival")
+    metrics = of_cases(pd.concat([survival_run(0), none]), "survival")
     bad = metrics[metrics["split"] == 1].set_index("metric")
     assert bad.loc[["harrell_c", "uno_c", "time_auc"], "value"].isna().all()
     assert set(bad.loc[["harrell_c", "uno_c", "time_auc"], "note"]) == {"no event"}
@@ -90,19 +96,19 @@ def test_all_censored_split_is_noted_and_the_others_stand():
 
 def test_training_cases_and_curves_absent():
     run = survival_run()
-    metrics = score_run(run[run["part"] == "test"], "survival").set_index("metric")
+    metrics = of_cases(run[run["part"] == "test"], "survival").set_index("metric")
     assert np.isfinite(metrics.loc["harrell_c", "value"])
     assert metrics["note"].iloc[1:].str.contains("no training cases").all()
-    metrics = score_run(run.assign(survival_times=None, survival=None), "survival").set_index("metric")
+    metrics = of_cases(run.assign(survival_times=None, survival=None), "survival").set_index("metric")
     assert metrics["value"].notna().tolist() == [True, True, False, False]
     assert metrics.loc["time_auc", "note"] == "the model gives no survival curves"
 
 
 def test_split_without_a_test_part():
-    metrics = score_run(survival_run().assign(part="train"), "survival")
+    metrics = of_cases(survival_run().assign(part="train"), "survival")
     assert metrics["value"].isna().all()
     assert (metrics["note"] != "").all()
-    metrics = score_run(class_run().assign(part="train"), "classification")
+    metrics = of_cases(class_run().assign(part="train"), "classification")
     assert set(metrics["note"]) == {"no case"}
 
 

@@ -85,3 +85,16 @@ def test_bootstrap_repeats_with_its_seed():
 def test_bootstrap_without_a_pair():
     with pytest.raises(Undefined):
         bootstrap_c_index([1, 2], [1, 1], [1, 1])
+
+
+def test_bootstrap_draws_a_case_with_all_its_slides():
+    """Rows whose cases have 1 to 3 slides, against drawing the cases one by one."""
+    rng = np.random.default_rng(4)
+    case = np.repeat(np.arange(30), rng.integers(1, 4, 30))
+    time, event = rng.integers(1, 30, 30)[case], rng.integers(0, 2, 30)[case]
+    risk = rng.normal(size=case.size).round(1)
+    counts = np.random.default_rng(5).multinomial(30, np.full(30, 1 / 30), size=300)
+    drawn = [np.concatenate([np.flatnonzero(case == k) for k in np.repeat(np.arange(30), n)]) for n in counts]
+    slow = [concordance_index(time[d], -risk[d], event[d]) for d in drawn]
+    expected = pytest.approx(np.quantile(slow, 0.025)), pytest.approx(np.quantile(slow, 0.975))
+    assert bootstrap_c_index(risk, time, event, case, n_replicates=300, seed=5) == expected

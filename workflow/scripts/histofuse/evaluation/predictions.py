@@ -23,16 +23,16 @@ COLUMNS = [
 ]
 
 
-def check_predictions(predictions: pd.DataFrame, kind: str) -> None:
+def check_predictions(predictions: pd.DataFrame, kind: str, unit: str = "case_id") -> None:
     """Raise InputError naming the column or case where a frame of predictions breaks its contract.
 
-    Needed: the columns COLUMNS; a case at most once per split and seed, in one part; for `kind` "survival"
-    finite risks, times and events, and survival curves (or null) as long as their times; for "classification"
-    a label per case and probabilities that sum to 1.
+    Needed: the columns COLUMNS and `unit`, of which each value occurs at most once per split and seed; for `kind`
+    "survival" finite risks, times and events, and survival curves (or null) as long as their times; for
+    "classification" a label per case and probabilities that sum to 1.
     """
     if kind not in {"survival", "classification"}:
         raise InputError(f"kind is {kind!r}; needed: survival or classification")
-    missing = [name for name in COLUMNS if name not in predictions]
+    missing = [name for name in dict.fromkeys([*COLUMNS, unit]) if name not in predictions]
     if missing:
         raise InputError(f"the predictions lack the column {', '.join(missing)}")
     if predictions.empty:
@@ -40,8 +40,9 @@ def check_predictions(predictions: pd.DataFrame, kind: str) -> None:
     _refuse(predictions, ~predictions["part"].isin(PARTS), f"has a part other than {', '.join(PARTS)}")
     for name in ("split", "seed"):
         _refuse(predictions, predictions[name].isna(), f"has no {name}")
-    repeated = predictions.duplicated(["split", "seed", "case_id"], keep="first")
-    _refuse(predictions, repeated, "occurs more than once in a split, in one part or in two")
+    repeated = predictions.duplicated(["split", "seed", unit], keep="first")
+    what = "" if unit == "case_id" else f"has a {unit} that "
+    _refuse(predictions, repeated, f"{what}occurs more than once in a split, in one part or in two")
     _check_survival(predictions) if kind == "survival" else _check_classification(predictions)
 
 

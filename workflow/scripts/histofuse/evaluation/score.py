@@ -1,4 +1,8 @@
-"""From case-level predictions to a tidy frame of metrics: one row per split, seed and metric."""
+"""From predictions per case and per slide to a tidy frame of metrics: one row per split, seed and metric.
+
+Metrics are of cases. Those of slides, which begin with `slide_`, are for comparison with papers that count each slide:
+slides of one patient are not independent, so nothing that says how sure a figure is ever treats them as if they were.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,10 @@ from histofuse.evaluation.undefined import Undefined
 
 SURVIVAL_METRICS = ("harrell_c", "uno_c", "time_auc", "integrated_brier")
 CLASSIFICATION_METRICS = ("macro_auc", "accuracy", "sensitivity", "specificity", "f1")
+SLIDE_METRICS = {
+    "survival": ("slide_harrell_c",),
+    "classification": tuple(f"slide_{name}" for name in CLASSIFICATION_METRICS),
+}
 LABELS = ["cohort", "task", "protocol", "model"]
 COLUMNS = [
     "split",
@@ -29,16 +37,22 @@ COLUMNS = [
 ]
 
 
-def score_run(predictions: pd.DataFrame, kind: str) -> pd.DataFrame:
+def score_run(predictions: pd.DataFrame, kind: str, slides: pd.DataFrame | None = None) -> pd.DataFrame:
     """Metrics of the test part of every (split, seed) in `predictions`, with the columns COLUMNS.
 
-    `kind` is "survival" or "classification". A metric that the data cannot answer is NaN and `note` says why;
-    `note` is empty otherwise. `case_low` and `case_high` are the 95 % bootstrap interval over the test cases
-    of harrell_c (NaN for the other metrics), for protocols with a single split. Raises InputError where the
-    predictions break their contract.
+    `kind` is "survival" or "classification"; `slides` holds the same runs' predictions per slide, with `slide_id`, and
+    no row of runs whose rows are cases. A metric that the data cannot answer is NaN and `note` says why; `note` is
+    empty otherwise. `case_low` and `case_high` are the 95 % bootstrap interval over the test cases of harrell_c, and
+    of slide_harrell_c, for which a case is drawn with all its slides (NaN for the other metrics), for protocols with
+    a single split. The sizes are numbers of cases for every metric. Raises InputError where the predictions break
+    their contract.
     """
     check_predictions(predictions, kind)
-    score = _survival_metrics if kind == "survival" else _classification_metrics
+    if slides is None or slides.empty:
+        of_slides = {}
+    else:
+        check_predictions(slides, kind, unit="slide_id")
+        of_slides = dict(list(slides.sort_values(["case_id", "slide_id"]).groupby(["split", "seed"])))
     rows = []
     # Sorted, so that the bootstrap does not depend on the order of the file
     for (split, seed), run in predictions.sort_values("case_id").groupby(["split", "seed"], sort=True):
@@ -50,7 +64,9 @@ def score_run(predictions: pd.DataFrame, kind: str) -> pd.DataFrame:
             "n_test": len(test),
             "n_events_test": int((test["event"] == 1).sum()),
         }
-        rows += [{**sizes, **metric} for metric in score(train, test)]
+        metrics = _survival_metrics(train, test) if kind == "survival" else _classification_metrics(test)
+        metrics += _slide_metrics(of_slides.get((split, seed)), kind)
+        rows += [{**sizes, **metric} for metric in metrics]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -86,7 +102,7 @@ def _survival_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
     return metrics
 
 
-def _classification_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
+def _classification_metrics(test: pd.DataFrame) -> list[dict]:
     def row(name: str) -> dict:
         def value() -> float:
             if test.empty:
@@ -96,6 +112,23 @@ def _classification_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dic
         return _row(name, value)
 
     return [row(name) for name in CLASSIFICATION_METRICS]
+
+
+def _slide_metrics(slides: pd.DataFrame | None, kind: str) -> list[dict]:
+    """Metrics of one run's test slides, each of which counts once."""
+    if slides is None:
+        note = "the model's rows are cases, not slides"
+        return [{"metric": name, "value": np.nan, "note": note} for name in SLIDE_METRICS[kind]]
+    test = slides[slides["part"] == "test"]
+    if kind == "classification":
+        metrics = _classification_metrics(test)
+        return [metric | {"metric": f"slide_{metric['metric']}"} for metric in metrics]
+    time, event, risk = (test[name].to_numpy(dtype=np.float64) for name in ("time_days", "event", "risk"))
+    metric = _row("slide_harrell_c", lambda: survival.harrell_c(risk, time, event))
+    if not metric["note"]:
+        case = pd.factorize(test["case_id"])[0]
+        metric["case_low"], metric["case_high"] = bootstrap_c_index(risk, time, event, case)
+    return [metric]
 
 
 def _row(metric: str, compute: Callable[[], float]) -> dict:

@@ -57,20 +57,23 @@ def holm(p_values) -> np.ndarray:
 
 
 def bootstrap_c_index(
-    risk, time, event, n_replicates: int = 1000, seed: int = 0, level: float = 0.95
+    risk, time, event, case=None, n_replicates: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of Harrell's C over cases, for a protocol with a single split.
 
     A replicate is a vector of how often each case was drawn, so all replicates are two products of the count
     matrix with the pair matrices. A case is never compared with its own copy. Replicates without a comparable
-    pair are left out.
+    pair are left out. `case` [n] holds each row's case number 0 … m−1 where a case has several rows (slides): cases
+    are drawn, each with all its rows. By default each row is a case.
     """
     time, event, risk = check_survival(time, event, risk=risk)
     comparable, score = concordance_pairs(time, event, risk)
     if not comparable.any():
         raise Undefined("no comparable pair of cases")
-    n = time.size
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_replicates).astype(np.float64)
+    case = np.arange(time.size) if case is None else np.asarray(case)
+    n = case.max() + 1
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_replicates)[:, case]
+    counts = counts.astype(np.float64)
     died = counts[:, np.flatnonzero(event)]
     n_pairs = ((died @ comparable.astype(np.float64)) * counts).sum(axis=1)
     concordant = ((died @ score) * counts).sum(axis=1)

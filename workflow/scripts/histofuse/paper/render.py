@@ -19,6 +19,7 @@ METRIC_NAMES = {
     "specificity": "Specificity",
     "f1": "F1",
 }
+METRIC_NAMES |= {f"slide_{metric}": f"{name} per slide" for metric, name in METRIC_NAMES.items()}
 SIMULATED = "Simulated cohort: these figures show that the workflow runs, not what the models can do for patients."
 ABSENT = "–"
 SETTING = ["cohort", "task", "protocol"]
@@ -173,6 +174,12 @@ def _legend(table: pd.DataFrame, tested: bool, published: bool) -> list[str]:
         )
     if (run["n_splits"] == 1).any():
         legend.append("With a single split, in brackets: the 95 % bootstrap interval over the test cases (Harrell C).")
+    if run["metric"].str.startswith("slide_").any():
+        legend.append(
+            "Per slide: each test slide counts once, a secondary figure for comparison with papers that report it so. "
+            "Slides of one case are not independent: a bootstrap draws cases with all their slides, and the intervals "
+            "over splits count cases."
+        )
     if tested:
         legend.append(
             f"p: corrected paired t-test against {table['reference_row'].iloc[0]!r} on the same splits, adjusted by "
