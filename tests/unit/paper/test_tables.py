@@ -108,7 +108,9 @@ def test_same_after_a_round_through_csv(tmp_path):
     table = build().reset_index()[COLUMNS]
     write_table(table, tmp_path / "table.csv")
     pd.testing.assert_frame_equal(
-        read_table(tmp_path / "table.csv", float_precision="round_trip", keep_default_na=True).fillna({"note": ""}),
+        read_table(tmp_path / "table.csv", float_precision="round_trip", keep_default_na=True).fillna(
+            {"note": "", "scored_on": ""}
+        ),
         table,
     )
 

@@ -22,7 +22,7 @@ SLIDE_METRICS = {
     "survival": ("slide_harrell_c",),
     "classification": tuple(f"slide_{name}" for name in CLASSIFICATION_METRICS),
 }
-LABELS = ["cohort", "task", "protocol", "model"]
+LABELS = ["cohort", "task", "protocol", "model", "scored_on"]
 COLUMNS = [
     "split",
     "seed",
@@ -37,15 +37,18 @@ COLUMNS = [
 ]
 
 
-def score_run(predictions: pd.DataFrame, kind: str, slides: pd.DataFrame | None = None) -> pd.DataFrame:
+def score_run(
+    predictions: pd.DataFrame, kind: str, slides: pd.DataFrame | None = None, own_censoring: bool = False
+) -> pd.DataFrame:
     """Metrics of the test part of every (split, seed) in `predictions`, with the columns COLUMNS.
 
     `kind` is "survival" or "classification"; `slides` holds the same runs' predictions per slide, with `slide_id`, and
     no row of runs whose rows are cases. A metric that the data cannot answer is NaN and `note` says why; `note` is
     empty otherwise. `case_low` and `case_high` are the 95 % bootstrap interval over the test cases of harrell_c, and
     of slide_harrell_c, for which a case is drawn with all its slides (NaN for the other metrics), for protocols with
-    a single split. The sizes are numbers of cases for every metric. Raises InputError where the predictions break
-    their contract.
+    a single split. The sizes are numbers of cases for every metric. `own_censoring` takes censoring weights from the
+    test cases instead of the training part, for cases of another cohort with a follow-up of its own. Raises InputError
+    where the predictions break their contract.
     """
     check_predictions(predictions, kind)
     if slides is None or slides.empty:
@@ -64,7 +67,11 @@ def score_run(predictions: pd.DataFrame, kind: str, slides: pd.DataFrame | None 
             "n_test": len(test),
             "n_events_test": int((test["event"] == 1).sum()),
         }
-        metrics = _survival_metrics(train, test) if kind == "survival" else _classification_metrics(test)
+        metrics = (
+            _survival_metrics(test if own_censoring else train, test)
+            if kind == "survival"
+            else _classification_metrics(test)
+        )
         metrics += _slide_metrics(of_slides.get((split, seed)), kind)
         rows += [{**sizes, **metric} for metric in metrics]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from histofuse.evaluation.external import mean_replicates, paired_p_value, percentile_interval
 from histofuse.evaluation.statistics import corrected_half_width, corrected_paired_test, holm, t_half_width
 from histofuse.io import InputError
 
@@ -25,6 +26,8 @@ COLUMNS = [
     "p_value",
     "p_adjusted",
     "note",
+    "n_external",
+    "scored_on",
 ]
 
 
@@ -38,24 +41,60 @@ def summarise(metrics: pd.DataFrame, reference: str | None, test_to_train: float
     the splits both have, `p_adjusted` its Holm adjustment over the other rows of the same metric.
     `test_to_train` is n_test/n_train for predictions that came without their training cases; elsewhere the
     sizes in `metrics` are used.
+
+    Rows with `scored_on`, of `score_external`, have models that all saw the same `n_external` cases of that other
+    cohort: `ci_low` and `ci_high` are the bootstrap interval of the estimate over these cases, `half_width_t` is
+    empty, and `p_value` is the bootstrap's on the same resamples, against a reference that was scored on the same
+    cases of the same task (whatever it was trained on), else empty.
     """
     if reference is not None and reference not in set(metrics["row"]):
         reference = None  # the reference itself could not be run: estimates stand, tests do not
+    metrics = metrics if "scored_on" in metrics else metrics.assign(scored_on="")
     _refuse_repeats(metrics)
-    per_split = {key: _per_split(part) for key, part in metrics.groupby(["row", "metric"], sort=False)}
-    settings = metrics.drop_duplicates("row").set_index("row")[SETTING]
+    parts = dict(list(metrics.groupby(["row", "metric"], sort=False)))
+    per_split = {key: _per_split(part) for key, part in parts.items()}
+    settings = metrics.drop_duplicates("row").set_index("row")[[*SETTING, "scored_on"]]
     rows = []
     for (label, metric), splits in per_split.items():
         setting = settings.loc[label].to_dict()
         row = {"row": label, **setting, "metric": metric, **_estimate(splits, test_to_train)}
         row["t"], row["p_value"] = np.nan, np.nan
-        comparable = reference not in (None, label) and setting == settings.loc[reference].to_dict()
-        if comparable and (reference, metric) in per_split:
-            row["t"], row["p_value"] = _test(splits, per_split[reference, metric], test_to_train)
+        if setting["scored_on"]:
+            row |= _on_external_cases(parts[label, metric], splits)
+        other = settings.loc[reference].to_dict() if reference not in (None, label) else {}
+        if (reference, metric) in per_split and _comparable(setting, other):
+            if setting["scored_on"]:
+                row["p_value"] = _external_test(parts[label, metric], parts[reference, metric])
+            else:
+                row["t"], row["p_value"] = _test(splits, per_split[reference, metric], test_to_train)
         rows.append(row)
     summary = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_adjusted"])
     summary["p_adjusted"] = summary.groupby("metric")["p_value"].transform(lambda p: holm(p.to_numpy()))
     return summary[COLUMNS]
+
+
+def _comparable(ours: dict, theirs: dict) -> bool:
+    """Whether rows may be tested against each other: one setting, or one task on the cases of one other cohort."""
+    if ours["scored_on"]:
+        return all(ours[key] == theirs.get(key) for key in ("scored_on", "task"))
+    return ours == theirs
+
+
+def _on_external_cases(models: pd.DataFrame, splits: pd.DataFrame) -> dict:
+    """What replaces the intervals over splits where all models were scored on the same cases."""
+    low, high = percentile_interval(mean_replicates(_used(models, splits)))
+    return {"half_width_t": np.nan, "ci_low": low, "ci_high": high, "n_external": int(models["n_test"].max())}
+
+
+def _external_test(models: pd.DataFrame, reference: pd.DataFrame) -> float:
+    ours, theirs = (_used(part, _per_split(part)) for part in (models, reference))
+    if set(ours["cases"]) != set(theirs["cases"]):
+        return np.nan  # replicates of other cases are not paired
+    return paired_p_value(mean_replicates(ours), mean_replicates(theirs))
+
+
+def _used(models: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
+    return models[models["split"].isin(splits.index[splits["value"].notna()])]
 
 
 def _refuse_repeats(metrics: pd.DataFrame) -> None:

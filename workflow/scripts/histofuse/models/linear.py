@@ -63,6 +63,11 @@ class LinearModel(Estimator):
         """`coefficients`: [feature] (Cox) or [feature + 1, class] with the intercepts last; `penalty`: its strength."""
         return {"coefficients": self.coefficients, "penalty": np.array([self.penalty])}
 
+    def restore(self, weights: dict[str, np.ndarray]) -> LinearModel:
+        """Take over what `weights` gave, to predict other cases; return self."""
+        self.coefficients, self.penalty = weights["coefficients"], float(weights["penalty"][0])
+        return self
+
     def _inner_folds(self, stratum: np.ndarray):
         from sklearn.model_selection import StratifiedKFold
 

@@ -23,6 +23,7 @@ METRIC_NAMES |= {f"slide_{metric}": f"{name} per slide" for metric, name in METR
 SIMULATED = "Simulated cohort: these figures show that the workflow runs, not what the models can do for patients."
 ABSENT = "–"
 SETTING = ["cohort", "task", "protocol"]
+OWN = "own test parts"
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,18 @@ def lay_out(table: pd.DataFrame, notes: Sequence[str] = (), simulated: bool = Fa
     metric.
 
     A `*` marks an adjusted p below 0.05; the p-values of the first metric have a column. Rows that were not
-    run, and rows with splits left out, carry the number of a footnote with the reason.
+    run, and rows with splits left out, carry the number of a footnote with the reason. Where a row was scored on
+    another cohort, a column says on which each was.
     """
     metrics = list(dict.fromkeys(table["metric"]))
     published = table["published"].notna().groupby(table["metric"]).any() & (not simulated)
     tested = table["p_adjusted"].notna().any()
+    table = table.assign(scored_on=table["scored_on"].replace("", None).astype(object).fillna(OWN))
     varying = [key for key in SETTING if table[key].nunique() > 1]
+    varying += ["scored_on"] if (table["scored_on"] != OWN).any() else []
     reasons: list[str] = []
 
-    header = ["Row", *(key.capitalize() for key in varying)]
+    header = ["Row", *(key.replace("_", " ").capitalize() for key in varying)]
     for metric in metrics:
         name = METRIC_NAMES.get(metric, metric)
         header += [name, f"{name}, published"] if published[metric] else [name]
@@ -165,15 +169,24 @@ def _footnote(line: pd.Series, reasons: list[str]) -> int:
 
 def _legend(table: pd.DataFrame, tested: bool, published: bool) -> list[str]:
     run = table[table["status"] == "run"]
+    external = run["scored_on"] != OWN
+    own = run[~external]
     legend = []
-    if (run["n_splits"] > 1).any():
+    if (own["n_splits"] > 1).any():
         legend.append(
             "Estimate: mean over splits of the mean over seeds. ±: half the 95 % t-interval over splits, as the papers "
             "print it; it treats splits that share cases as independent and is too narrow. In brackets: the 95 % "
             "interval corrected for the overlap of the splits (Nadeau and Bengio)."
         )
-    if (run["n_splits"] == 1).any():
+    if (own["n_splits"] == 1).any():
         legend.append("With a single split, in brackets: the 95 % bootstrap interval over the test cases (Harrell C).")
+    if external.any():
+        cases = run[external].groupby("scored_on")["n_external"].max()
+        legend.append(
+            f"Scored on {' and '.join(f'{name} ({n} cases)' for name, n in cases.items())}: the models of the row's "
+            "splits and seeds, neither trained nor chosen nor scaled anew, all on the same cases. Estimate: mean over "
+            "these models. In brackets: its 95 % bootstrap interval over the cases, with the models as they are."
+        )
     if run["metric"].str.startswith("slide_").any():
         legend.append(
             "Per slide: each test slide counts once, a secondary figure for comparison with papers that report it so. "
@@ -181,10 +194,14 @@ def _legend(table: pd.DataFrame, tested: bool, published: bool) -> list[str]:
             "over splits count cases."
         )
     if tested:
-        legend.append(
-            f"p: corrected paired t-test against {table['reference_row'].iloc[0]!r} on the same splits, adjusted by "
-            "Holm over the rows of a metric. *: adjusted p < 0.05."
+        of = repr(table["reference_row"].iloc[0])
+        on_others = external[run["p_adjusted"].notna()].any()
+        test = (
+            f"two-sided bootstrap over the cases, paired with {of} on the same resamples"
+            if on_others
+            else f"corrected paired t-test against {of} on the same splits"
         )
+        legend.append(f"p: {test}, adjusted by Holm over the rows of a metric. *: adjusted p < 0.05.")
     if published:
         legend.append("Published: the figure and ± that the paper prints, on its own cases and splits.")
     return legend

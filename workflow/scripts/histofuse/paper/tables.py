@@ -28,17 +28,19 @@ COLUMNS = [
     "half_width_t",
     "status",
     "note",
+    "n_external",
+    "scored_on",
 ]
 PUBLISHED_COLUMNS = ["table", "row", "cohort", "task", "metric", "published", "published_ci", "note"]
-MEASURED = ["estimate", "ci_low", "ci_high", "half_width_t", "p_value", "p_adjusted"]
+MEASURED = ["estimate", "ci_low", "ci_high", "half_width_t", "p_value", "p_adjusted", "n_external"]
 
 
 def summarise_rows(entry: dict, metrics: pd.DataFrame) -> pd.DataFrame:
     """Summary (columns of `evaluation.summary`) of the rows of a table `entry` that have runs in `metrics`.
 
     `metrics` is the concatenation of all metrics files of the table; each row takes those of its own cohort,
-    task, protocol and model, and of its `seeds` if it or the entry names any. Rows without runs are absent from
-    the summary.
+    task, protocol, model and `scored_on`, and of its `seeds` if it or the entry names any. Rows without runs are
+    absent from the summary.
     """
     parts = [_of_row(row, entry["metrics"], metrics).assign(row=row["label"]) for row in table_rows(entry)]
     chosen = pd.concat(parts, ignore_index=True)
@@ -59,7 +61,8 @@ def build_table(
     label that could not be run: such a row keeps its published figure and its `status` says why. A row that
     has neither runs nor a reason raises InputError, as does a published name that the papers' figures lack.
     `status` is "run" or "not run: <reason>"; `note` counts splits without a value. For a `simulated` cohort
-    the published figures are left out.
+    the published figures are left out. `scored_on` is the other cohort whose `n_external` cases a row was scored on,
+    and empty in rows that were scored on the test parts of their own.
     """
     unavailable = unavailable or {}
     figures = None if simulated else published
@@ -80,21 +83,25 @@ def build_table(
                 )
             line |= _published_figure(figures, row, metric, name)
             line["reference_row"] = entry.get("reference_row", "")
+            line["scored_on"] = row["scored_on"]
             lines.append(line)
     table = pd.DataFrame(lines).reindex(columns=COLUMNS)
-    table[["n_splits", "n_seeds"]] = table[["n_splits", "n_seeds"]].fillna(0).astype("int64")
+    counts = ["n_splits", "n_seeds", "n_external"]
+    table[counts] = table[counts].fillna(0).astype("int64")
     table["note"] = table["note"].fillna("")
     return table
 
 
 def unavailable_rows(entry: dict, reasons: dict[str, str]) -> dict[str, str]:
     """Why rows cannot be run, by label, from why their cohorts cannot be had, by cohort (`reasons`)."""
-    return {row["label"]: reasons[row["cohort"]] for row in table_rows(entry) if row["cohort"] in reasons}
+    rows = {row["label"]: (row["cohort"], row["scored_on"]) for row in table_rows(entry)}
+    found = {label: [reasons[name] for name in cohorts if name in reasons] for label, cohorts in rows.items()}
+    return {label: "; ".join(of_row) for label, of_row in found.items() if of_row}
 
 
 def table_rows(entry: dict) -> list[dict]:
-    """The rows of an entry, each with its own or the entry's cohort, task, protocol and seeds."""
-    rows = [{**{key: entry.get(key) for key in (*SETTING, "seeds")}, **row} for row in entry["rows"]]
+    """Rows of an entry, each with its own or the entry's cohort, task, protocol and seeds; `scored_on` is "" or given."""
+    rows = [{**{key: entry.get(key) for key in (*SETTING, "seeds")}, "scored_on": "", **row} for row in entry["rows"]]
     labels = [row["label"] for row in rows]
     repeated = {label for label in labels if labels.count(label) > 1}
     if repeated:
@@ -123,8 +130,9 @@ def check_published(published: pd.DataFrame, path: str = "published figures") ->
 
 
 def _of_row(row: dict, names: list[str], metrics: pd.DataFrame) -> pd.DataFrame:
+    metrics = metrics if "scored_on" in metrics else metrics.assign(scored_on="")
     wanted = np.ones(len(metrics), dtype=bool)
-    for key in (*SETTING, "model"):
+    for key in (*SETTING, "model", "scored_on"):
         wanted &= (metrics[key] == row[key]).to_numpy()
     wanted &= metrics["metric"].isin(names).to_numpy()
     if row["seeds"] is not None:

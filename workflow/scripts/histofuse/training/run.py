@@ -77,7 +77,7 @@ def run(
     history = history if len(history) else pd.DataFrame({"epoch": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})
     predictions = head.predictions(outputs, split, job.number, job.seed)
     slides = head.slide_predictions(outputs, split, job.number, job.seed)
-    return Result(predictions.assign(**head.risk_of_parts(parts, split)), slides, history, weights | _scaling(split))
+    return Result(predictions.assign(**head.risk_of_parts(parts, split)), slides, history, weights | scaling_of(split))
 
 
 def make_head(entry: dict, task: dict, split: Split) -> Head:
@@ -91,7 +91,8 @@ def run_digest(
 ) -> str:
     """Digest of all that a run's result depends on: entry, task, seed, code, weights to start from, assembled data.
 
-    Of tiles and regions the index and some values of each are read, not the gigabytes.
+    Of tiles the index and some values of each slide are read, of regions the index, which holds the digest of each: not
+    the gigabytes.
     """
     sha = hashlib.sha256(json.dumps([entry, task, seed, code], sort_keys=True).encode())
     sha.update(split.rows.to_csv().encode())
@@ -103,8 +104,6 @@ def run_digest(
             sha.update(store.features(slide)[0].tobytes())
     if split.regions is not None:
         sha.update(split.regions.index.to_csv().encode())
-        for region in split.rows["region"]:
-            sha.update(split.regions.sample(region))
     for name, values in sorted((starts or {}).items()):
         sha.update(name.encode() + np.ascontiguousarray(values).tobytes())
     for file in weights_in(entry.get("params", {})):
@@ -222,8 +221,8 @@ def _rows(blocks: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarr
     return {name: values[rows] for name, values in blocks.items()}
 
 
-def _scaling(split: Split) -> dict[str, np.ndarray]:
-    """What a prediction on new cases would need beside the weights: all that the scalers learnt."""
+def scaling_of(split: Split) -> dict[str, np.ndarray]:
+    """{scaling.…: values}, what a prediction on new cases needs beside the weights: all that the scalers learnt."""
     arrays = {
         f"scaling.{name}.{key}": np.ascontiguousarray(values)
         for name, scaler in split.scalers.items()

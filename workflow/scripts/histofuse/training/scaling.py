@@ -80,7 +80,11 @@ class BlockScaler:
 
     def fit(self, train: pd.DataFrame, sources: pd.Series | None = None) -> BlockScaler:
         """Learn everything from the training cases [case, column]; with `per_source`, `sources` maps the index of
-        `train` to a source."""
+        `train` to a source.
+
+        Then `numeric` lists the columns that are read as numbers, `levels` those read as text with their levels, and
+        `figures[""]` is what was learnt of the whole training part.
+        """
         if self.per_source and sources is None:
             raise InputError("per_source: nothing says which source a case is of")
         chosen = self._choose_columns(train)
@@ -92,7 +96,7 @@ class BlockScaler:
             if not number
         }
         self._features = numeric + [f"{name}={level}" for name, levels in self.levels.items() for level in levels]
-        self._numeric = numeric
+        self.numeric = numeric
         self.keep = np.ones(len(self._features), dtype=bool)
         source = self._source_of(train, sources)
         large = [key for key, count in source.value_counts().items() if count >= MIN_PER_SOURCE]
@@ -170,7 +174,7 @@ class BlockScaler:
 
     def _raw(self, frame: pd.DataFrame) -> np.ndarray:
         """float64 [case, feature]: numbers, NaN where missing, then indicators."""
-        numbers = frame[self._numeric].to_numpy(np.float64, na_value=np.nan)
+        numbers = frame[self.numeric].to_numpy(np.float64, na_value=np.nan)
         indicators = [
             (frame[name].astype("string") == level).fillna(False).to_numpy(np.float64)
             for name, levels in self.levels.items()

@@ -1,0 +1,172 @@
+"""A run's predictions for the cases of another cohort: its weights and its scaling, nothing fitted or chosen anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histofuse.io import InputError, read_table
+from histofuse.models.registry import Estimator
+from histofuse.training.dataset import (
+    Split,
+    check_present,
+    columns_of,
+    is_table,
+    read_images,
+    rows_of,
+    target_of,
+)
+from histofuse.training.heads import Head
+from histofuse.training.run import make_head, scaling_of, trained_model
+from histofuse.training.scaling import BlockScaler
+
+MAX_LACKING = 0.05  # of the columns that a block reads: above, the model would see another patient than there is
+
+
+def read_at_scoring(inputs: dict[str, dict]) -> dict[str, dict]:
+    """The inputs of a model entry that a prediction needs: all but those for training only.
+
+    Raises InputError naming an input that has no meaning on another cohort.
+    """
+    kept = {name: options for name, options in inputs.items() if not options.get("training_only")}
+    for name, options in kept.items():
+        reasons = {
+            "it is the vectors of another run, which are made for the cohort of that run only": "run" in options,
+            "the inputs of this control are shuffled within the parts of its own splits": options.get("shuffled"),
+            "it is scaled per source cohort, and nothing was learnt of this one": options.get("per_source"),
+            "it tells the source cohort of a case, and nothing was learnt of this one": options.get("from") == "source",
+        }
+        for reason, applies in reasons.items():
+            if applies:
+                raise InputError(f"inputs: {name}: {reason}; a model with it cannot be scored on another cohort")
+    return kept
+
+
+def read_external(
+    files: Mapping[str, str | Path], population: pd.DataFrame, split: Split, task: dict, inputs: dict[str, dict]
+) -> Split:
+    """The cases of another cohort as a split whose only part is "test", scaled as `split` is.
+
+    Args:
+        files: of the other cohort, named as for `read_split`; of its tables and images only.
+        population: `case_id, time_days, event, label` of the cases to predict.
+        split: of the run, which fitted the scalers; task, inputs: of the run (`inputs` as of `read_at_scoring`).
+    Raises InputError when a case was trained on, lacks an input, the other cohort's features have another width, or a
+    block lacks too many columns.
+    """
+    own = set(split.rows.loc[split.rows["part"] != "test", "case_id"])
+    if shared := sorted(own & set(population["case_id"])):
+        raise InputError(
+            f"{len(shared)} cases to be scored were trained on (e.g. {shared[0]}): this is no external cohort"
+        )
+    cases = population.sort_values("case_id", ignore_index=True).assign(part="test")
+    bags, regions = read_images(files, inputs)
+    for name, store in bags.items():
+        if store.width != split.bags[name].width:
+            raise InputError(
+                f"inputs: {name}: the features have {store.width} values per tile, those trained on "
+                f"{split.bags[name].width}; encode both cohorts alike"
+            )
+    rows = rows_of(cases, inputs, bags, regions, {}, {})
+    blocks = {}
+    for name, options in inputs.items():
+        if is_table(name, options):
+            table = columns_of(read_table(files[name]), options.get("from", name))
+            check_present(cases, table.index, name)
+            aligned = with_columns_of(split.scalers[name], table.loc[cases["case_id"]], name)
+            blocks[name] = split.scalers[name].apply(aligned.loc[rows["case_id"]])
+    about, target = target_of(rows, task)
+    return Split(about, target, blocks, bags, split.bag_scales, split.scalers, regions)
+
+
+def with_columns_of(scaler: BlockScaler, table: pd.DataFrame, block: str) -> pd.DataFrame:
+    """A table with the columns that a fitted scaler reads, matched by name: [case, column].
+
+    A column that is not there, or of which no case has a value, gets the mean of the training part (0 once it is
+    standardised; the median for normal scores), and is named in the log. Raises InputError when these are more than
+    `MAX_LACKING` of those that the model reads, or one of them holds text, of which there is no mean.
+    """
+    whole = scaler.figures[""]
+    middle = dict(zip(scaler.names, whole.median if scaler.quantile else whole.mean))
+    there = set(table.columns[table.notna().any()])
+    numbers = [name for name in scaler.numeric if name in middle]
+    texts = [name for name, levels in scaler.levels.items() if any(f"{name}={level}" in middle for level in levels)]
+    lacking = [name for name in [*numbers, *texts] if name not in there]
+    read = len(numbers) + len(texts)
+    if len(lacking) > MAX_LACKING * read or set(lacking) & set(texts):
+        raise InputError(
+            f"inputs: {block}: {len(lacking)} of the {read} columns that the model reads are not there, or without a "
+            f"value, in the cohort to be scored (e.g. {lacking[0]}); at most {MAX_LACKING:.0%} may be, and none of "
+            "text. If they are alterations that are rare there, name the genes under that cohort's `genomics: genes`"
+        )
+    if lacking:
+        print(
+            f"{block}: {len(lacking)} of the {read} columns that the model reads are not there and get the training "
+            f"mean: {', '.join(lacking)}"
+        )
+    # What was constant in training is read and then passed over: any number will do.
+    passed_over = {name: 0.0 for name in [*scaler.numeric, *scaler.levels] if name not in middle and name not in table}
+    filled = pd.DataFrame({name: middle[name] for name in lacking} | passed_over, index=table.index)
+    return pd.concat([table.drop(columns=[name for name in lacking if name in table]), filled], axis=1)
+
+
+def check_scaling(split: Split, weights: dict[str, np.ndarray]) -> None:
+    """Raise InputError where the scaling of a split, fitted again, is not that which was kept with a run's weights."""
+    for name, values in scaling_of(split).items():
+        kept = weights.get(name)
+        if kept is None or kept.shape != np.shape(values) or not np.allclose(kept, values, rtol=1e-4, atol=1e-6):
+            raise InputError(f"{name} is not that of the run's weights: its data have changed since; train again")
+
+
+def predict_external(
+    model_class: type,
+    entry: dict,
+    task: dict,
+    split: Split,
+    external: Split,
+    weights: dict[str, np.ndarray],
+    own: pd.DataFrame,
+    threads: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(predictions, predictions per slide) of a trained model for the cases of another cohort.
+
+    The predictions hold its cases as part "test", and before them the run's own training cases as part "train", from
+    `own`, the run's predictions: they gave the baseline hazard of the survival curves and are what risk groups are
+    told apart by. They are not for censoring weights: how long patients were followed is a property of the cohort
+    that is scored, so a metric has to estimate these weights on its own cases (see `evaluation.external`).
+
+    Args:
+        model_class, entry, task: of the run; split: as `read_split` gives it for `read_at_scoring` of its inputs;
+        external: of `read_external`; weights: of the run.
+    Raises InputError when the weights do not fit, or the class cannot predict from its weights.
+    """
+    check_scaling(split, weights)
+    head = make_head(entry, task, split)
+    outputs, parts = _outputs(model_class, entry, split, external, head, weights, threads)
+    train = own[own["part"] == "train"]
+    number, seed = (int(own[name].iloc[0]) for name in ("split", "seed"))
+    found = head.predictions(outputs, external, number, seed, train).assign(**head.risk_of_parts(parts, external))
+    return pd.concat([train, found], ignore_index=True), head.slide_predictions(outputs, external, number, seed)
+
+
+def _outputs(model_class, entry, split, external, head: Head, weights, threads):
+    """Outputs [row · crop, output] and {branch: its part}."""
+    if issubclass(model_class, Estimator):
+        if not hasattr(model_class, "restore"):
+            raise InputError(
+                f"{model_class.__name__} cannot predict from its weights: it has no method restore(weights); see "
+                "histofuse.models.linear"
+            )
+        model = model_class(**entry.get("params", {})).restore(weights)
+        return model.predict(external.blocks), {}
+    import torch
+
+    from histofuse.training.loop import Batches, choose_device
+    from histofuse.training.predict import outputs_and_parts
+
+    torch.set_num_threads(threads)
+    model = trained_model(model_class, entry, split, head, weights)
+    return outputs_and_parts(model, Batches(external, choose_device()), np.arange(len(external.rows)))
