@@ -28,7 +28,7 @@ def regions(tmp_path_factory):
         Image.fromarray(pixels[k]).save(folder / f"{k}.png")
     pixels.tofile(folder / "regions.u8")
     names = [f"C{k}" for k in range(N)]
-    index = {"region": np.arange(N), "slide_id": names, "case_id": names, "side_px": SIDE}
+    index = {"region": np.arange(N), "slide_id": names, "case_id": names, "side_px": SIDE, "sha256": names}
     pd.DataFrame(index).to_parquet(folder / "index.parquet")
     return folder
 

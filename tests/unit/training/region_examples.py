@@ -1,5 +1,7 @@
 """Packed regions that tests make for themselves."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 
@@ -12,6 +14,7 @@ def write_regions(folder, pixels, cases):
     pixels.tofile(folder / "regions.u8")
     slides = [f"{case}-01Z-00-DX{k}" for k, case in enumerate(cases)]
     columns = {"region": np.arange(len(cases)), "slide_id": slides, "case_id": cases, "side_px": pixels.shape[1]}
+    columns["sha256"] = [hashlib.sha256(region.tobytes()).hexdigest() for region in pixels]
     pd.DataFrame(columns).to_parquet(folder / "index.parquet")
     return folder / "regions.u8", folder / "index.parquet"
 

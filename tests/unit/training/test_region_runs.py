@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from region_examples import region_split
+from region_examples import region_split, write_regions
 
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.evaluation.survival import harrell_c
@@ -13,6 +13,7 @@ from histofuse.models.image_survival import ImageSurvival
 from histofuse.models.scnn import SCNN
 from histofuse.training import loop
 from histofuse.training.heads import Head
+from histofuse.training.regions import RegionStore
 from histofuse.training.run import Job, run, run_digest, weights_in
 
 SURVIVAL = {"kind": "survival"}
@@ -161,8 +162,10 @@ def test_the_digest_follows_regions_and_weights(tmp_path):
     weights.write_bytes(b"two")
     assert base != digest()
     weights.write_bytes(b"one")
+    pixels = np.array(region_split(tmp_path).regions.pixels)
     split = region_split(tmp_path)
-    split.regions.pixels[3] += 1
+    pixels[3, 1, 2] += 1  # one pixel of one region
+    split.regions = RegionStore(*write_regions(tmp_path, pixels, split.rows["case_id"].tolist()), 32, 16, 32)
     assert base != run_digest(entry, SURVIVAL, split, 0, "code")
 
 

@@ -74,6 +74,7 @@ def test_a_file_that_is_not_there_is_refused(files):
     ("change", "message"),
     [
         (lambda index: index.drop(columns=["case_id", "side_px"]), "no column case_id, side_px; pack the regions"),
+        (lambda index: index.drop(columns="sha256"), "no column sha256; pack the regions again"),
         (lambda index: index[:0], "no slide has a region; see the exclusions in slides.parquet"),
         (lambda index: index[::-1], "is not the index of one map"),
         (lambda index: index.assign(side_px=[32, 32, 32, 16]), "is not the index of one map"),

@@ -27,7 +27,7 @@ class RegionStore:
 
     Args:
         path, index: as the regions were packed: the map without a header, and its table with `region` (row of the
-            map), `slide_id`, `case_id` and `side_px`.
+            map), `slide_id`, `case_id`, `side_px` and `sha256` of its pixels.
         crop_px, stride_px: side of a crop, and how far the fixed crops of a prediction lie apart.
         input_px: what a crop is resized to.
         augment: whether training crops are also flipped and their colours changed; they lie at random either way.
@@ -78,10 +78,6 @@ class RegionStore:
             crop[:] = self.pixels[region, y : y + self.crop, x : x + self.crop]
         return crops
 
-    def sample(self, region: int) -> bytes:
-        """Some of a region's pixels, two of its rows: what tells a file packed anew from the one before."""
-        return self.pixels[region, [self.side // 3, 2 * self.side // 3]].tobytes()
-
 
 def crop_corners(side: int, crop: int, stride: int) -> np.ndarray:
     """Corners (x, y) int64 [n, 2] of the fixed crops of a square, row by row: `stride` apart, wholly inside.
@@ -100,7 +96,7 @@ def crop_corners(side: int, crop: int, stride: int) -> np.ndarray:
 
 def _read_index(path: str | Path) -> pd.DataFrame:
     index = read_table(path)
-    if missing := {"region", "slide_id", "case_id", "side_px"} - set(index.columns):
+    if missing := {"region", "slide_id", "case_id", "side_px", "sha256"} - set(index.columns):
         raise InputError(f"{path}: no column {', '.join(sorted(missing))}; pack the regions again")
     if index.empty:
         raise InputError(f"{path}: no slide has a region; see the exclusions in slides.parquet beside it")
