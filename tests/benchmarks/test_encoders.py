@@ -37,8 +37,8 @@ def plain():
     """The cut model as timm makes it, float32, in the default layout; weights as ours are started."""
     import torch
 
+    from histofuse.models.torchvision_shim import ensure_torchvision
     from histofuse.slides.encoder_models import start_at_random
-    from histofuse.slides.torchvision_shim import ensure_torchvision
 
     ensure_torchvision()
     import timm

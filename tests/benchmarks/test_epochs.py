@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from histofuse.models.image_survival import ImageSurvival
 from histofuse.models.snn import SNN
-from histofuse.slides.torchvision_shim import ensure_torchvision
+from histofuse.models.torchvision_shim import ensure_torchvision
 from histofuse.training.batches import Batches, batches_of
 from histofuse.training.dataset import Split, Target
 from histofuse.training.loop import Settings, fit, predict

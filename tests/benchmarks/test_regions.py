@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from test_speed import report
 
-from histofuse.slides.torchvision_shim import ensure_torchvision
+from histofuse.models.torchvision_shim import ensure_torchvision
 from histofuse.training.augment import RegionImages
 from histofuse.training.regions import JITTER, NORMALISATIONS, RegionStore
 

@@ -7,8 +7,8 @@ from torch.autograd import gradcheck
 
 from histofuse.io import InputError
 from histofuse.models.scnn import SCNN
+from histofuse.models.torchvision_shim import ensure_torchvision
 from histofuse.models.vgg import VGG, VGGFeatures, averaged_to
-from histofuse.slides.torchvision_shim import ensure_torchvision
 
 TINY = {"stages": ((4, 1), (6, 2)), "pooled": 2}
 

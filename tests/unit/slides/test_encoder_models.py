@@ -11,11 +11,11 @@ from torch import nn
 
 from histofuse.io import InputError
 from histofuse.models.t2t_vit import T2TViT
+from histofuse.models.torchvision_shim import ensure_torchvision
 from histofuse.slides import encoder_models
 from histofuse.slides.encoder_models import POOLINGS, build, folded
 from histofuse.slides.encoder_presets import Preset, find_preset, presets
 from histofuse.slides.encoders import load_encoder
-from histofuse.slides.torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
 import timm  # noqa: E402

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from histofuse.io import InputError
+from histofuse.models.torchvision_shim import ensure_torchvision
 from histofuse.slides import encoders, malloc
 from histofuse.slides.encoders import load_encoder
 from histofuse.slides.reader import open_slide
-from histofuse.slides.torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
 import timm  # noqa: E402
@@ -275,7 +275,7 @@ def test_memory_is_kept_only_while_encoding(monkeypatch):
 
 def test_timm_loads_in_a_fresh_process_twice_over():
     code = (
-        "from histofuse.slides.torchvision_shim import ensure_torchvision as ensure; ensure(); ensure(); "
+        "from histofuse.models.torchvision_shim import ensure_torchvision as ensure; ensure(); ensure(); "
         "import timm, torchvision; assert timm.create_model and torchvision.transforms"
     )
     library = Path(encoders.__file__).parents[2]

@@ -12,12 +12,12 @@ from PIL import Image
 
 from histofuse.bags import repeat_index
 from histofuse.io import InputError, sha256
+from histofuse.models.torchvision_shim import ensure_torchvision
 from histofuse.slides.encoder_models import start_at_random
 from histofuse.slides.encoders import load_encoder
 from histofuse.slides.features import COLUMNS, encode_slide, encode_slides
 from histofuse.slides.reader import open_slide
 from histofuse.slides.stream import Readers
-from histofuse.slides.torchvision_shim import ensure_torchvision
 
 
 @pytest.fixture

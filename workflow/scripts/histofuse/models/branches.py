@@ -37,8 +37,9 @@ class RegionEncoder(nn.Module):
     Args:
         shape: (3, px, px).
         encoder: {"class": "module:Name", keywords of it}. The class makes vectors of images and has their width as
-            `width` or, as in timm, `num_features` (for timm: class timm:create_model, num_classes 0). By default
-            T2T-ViT-14, whose other keywords can be given alone; `checkpoint` is a file with its released weights.
+            `width` or `num_features`; any network of timm is {"class": "histofuse.models.timm_encoder:TimmEncoder",
+            "model": its name}. By default T2T-ViT-14, whose other keywords can be given alone; `checkpoint` is a file
+            with its released weights.
         project: width of a linear layer after it; None for none.
         activate: whether a ReLU follows, as in Pathomic Fusion's feature layer.
     """

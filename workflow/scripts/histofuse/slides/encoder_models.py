@@ -12,8 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from histofuse.io import InputError
 from histofuse.models.t2t_vit import T2TViT
+from histofuse.models.torchvision_shim import ensure_torchvision
 from histofuse.slides.encoder_presets import Preset, presets
-from histofuse.slides.torchvision_shim import ensure_torchvision
 
 POOLINGS = {
     "model": "the model's own pooling",
