@@ -1,10 +1,9 @@
-"""Put the metrics of all models of a cohort into one tidy table."""
+"""Put the metrics of all models of a cohort into one tidy table, without the replicates of those scored elsewhere."""
 
 import pandas as pd
 
 from histofuse.io import read_table, start_log, write_table
 
 start_log(snakemake.log[0])
-write_table(
-    pd.concat([read_table(path) for path in snakemake.input.metrics], ignore_index=True), snakemake.output.metrics
-)
+metrics = pd.concat([read_table(path) for path in snakemake.input.metrics], ignore_index=True)
+write_table(metrics.drop(columns=["replicates", "cases"], errors="ignore"), snakemake.output.metrics)

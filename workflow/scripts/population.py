@@ -10,7 +10,7 @@ available = {
     modality: set(read_table(path, columns=["case_id"])["case_id"])
     for modality, path in zip(snakemake.params.modalities, snakemake.input.modalities, strict=True)
 }
-frame, excluded = population(cases, snakemake.params.task, available)
+frame, excluded = population(cases, snakemake.params.task, available, snakemake.params.every_class)
 print(f"{len(frame)} of {len(cases)} cases take part")
 print(excluded["reason"].value_counts().to_dict())
 write_table(frame, snakemake.output.population)

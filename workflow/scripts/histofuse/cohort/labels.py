@@ -40,12 +40,12 @@ def who2021_diagnosis(cases: pd.DataFrame, cdkn2a: pd.Series | None = None) -> p
     return diagnosis
 
 
-def task_labels(cases: pd.DataFrame, task: Mapping) -> pd.Series:
+def task_labels(cases: pd.DataFrame, task: Mapping, every_class: bool = True) -> pd.Series:
     """The class index of each case: its place in `task["classes"]`, missing where the value is in no class.
 
     `task`: `{column: name, classes: {class name: [values], …}}`, ordered; values are compared as text, so
-    that a grade may be written 2 or "2". Raises InputError for an unknown column, a value in two classes, an
-    empty class.
+    that a grade may be written 2 or "2". Raises InputError for an unknown column, a value in two classes and, with
+    `every_class`, an empty class.
     """
     column = task["column"]
     if column not in cases:
@@ -58,19 +58,20 @@ def task_labels(cases: pd.DataFrame, task: Mapping) -> pd.Series:
             index[value] = number
     labels = cases[column].astype("string").map(index).astype("Int64")
     for number, name in enumerate(task["classes"]):
-        if not labels.eq(number).any():
+        if every_class and not labels.eq(number).any():
             found = ", ".join(sorted(cases[column].dropna().astype(str).unique()))
             raise InputError(f"the class {name!r} of {column} has no case; the values found are: {found or 'none'}")
     return labels
 
 
 def population(
-    cases: pd.DataFrame, task: Mapping, available: Mapping[str, Set[str]]
+    cases: pd.DataFrame, task: Mapping, available: Mapping[str, Set[str]], every_class: bool = True
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cases on which all models of a task are trained and compared, and why the others are not.
 
     A case takes part when it has every modality in `available` (name → ids of the cases that have it) and,
-    for a classification, a label: rows of one table must not differ in their patients.
+    for a classification, a label: rows of one table must not differ in their patients. `every_class` refuses a
+    class without a case; cases that are only scored may lack one.
 
     Returns `(frame case_id, time_days, event, label; frame case_id, reason)`, sorted by case_id; label is
     missing in a survival task. Raises InputError when nobody takes part.
@@ -81,7 +82,7 @@ def population(
         reasons[~cases["case_id"].isin(ids)] += f"; no {modality}"
     labels = pd.Series(pd.NA, cases.index, dtype="Int64")
     if task["kind"] == "classification":
-        labels = task_labels(cases, task)
+        labels = task_labels(cases, task, every_class)
         values = cases[task["column"]].astype("string")
         reasons[labels.isna() & values.isna()] += f"; no {task['column']}"
         reasons[labels.isna() & values.notna()] += f"; its {task['column']} is in no class of the task"

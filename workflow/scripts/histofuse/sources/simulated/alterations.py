@@ -97,7 +97,7 @@ def masked_mutations(case: Case, settings: Settings) -> bytes:
     drivers = set(driver_probabilities(case)) | {"IDH2", "BRAF"}
     hits += [(str(n), str(c)) for n, c in zip(names, classes, strict=True) if n not in drivers]
 
-    tumour_barcode, normal_barcode = f"{case.case_id}-01A-11D-A000-08", f"{case.case_id}-10A-01D-A000-08"
+    tumour_barcode, normal_barcode = case.tumour_sample, case.normal_sample
     lines = []
     for gene, kind in hits:
         lines.append(_variant(gene, kind, genes.loc[gene], rng))

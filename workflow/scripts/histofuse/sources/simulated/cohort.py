@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,9 @@ GRADE_NOISE, GRADE_CUTS = 0.4, (-0.55, 0.15)
 # Mean age in years, its change by one unit of the tumour factor, and the spread that is left.
 AGE = {"mean": 48.0, "tumour": 7.0, "sd": 10.0, "range": (18.0, 88.0)}
 
+# CPTAC's patients are numbered after those of the other studies, so that one seed never gives both the same ones.
+FIRST_OF_CPTAC = 100_000
+
 STREAMS = (
     *("latent", "labels", "survival", "clinical", "missing", "expression", "alterations", "slides"),
     *("blocks", "samples"),  # of the tumours of the other study
@@ -42,7 +46,8 @@ class Case:
     """One simulated patient.
 
     `seen` holds, per modality, the noisy view of each factor that the files of that modality are made from.
-    `slides` are slide ids (file names without .svs). `has` says which modalities exist. Times are days.
+    `slides` are slide ids (file names without .svs). `has` says which modalities exist. Times are days. `tumour_sample`
+    and `normal_sample` are the barcodes of the sequenced samples.
     """
 
     number: int
@@ -63,6 +68,8 @@ class Case:
     has_labels: bool
     has_follow_up: bool
     slides: tuple[str, ...]
+    tumour_sample: str
+    normal_sample: str
 
 
 def generator(settings: Settings, number: int, stream: str) -> np.random.Generator:
@@ -77,11 +84,13 @@ def stable_uuid(settings: Settings, *names: object) -> str:
 
 
 def draw_cases(settings: Settings) -> list[Case]:
-    return [draw_case(settings, number) for number in range(settings.cases)]
+    first = FIRST_OF_CPTAC if settings.study == "cptac" else 0
+    return [draw_case(settings, first + number) for number in range(settings.cases)]
 
 
 def draw_case(settings: Settings, number: int) -> Case:
-    """Draw case `number` (from 0). Its id has the shape of a TCGA barcode, with a project of its own."""
+    """Draw case `number` (from 0; CPTAC's from FIRST_OF_CPTAC). Its id has the shape of a TCGA barcode, with a project
+    of its own, or of CPTAC's ids."""
     latent = generator(settings, number, "latent")
     tumour, microenvironment = (float(value) for value in latent.standard_normal(2))
     factors = {"tumour": tumour, "microenvironment": microenvironment}
@@ -100,11 +109,13 @@ def draw_case(settings: Settings, number: int) -> Case:
     age = AGE["mean"] + AGE["tumour"] * tumour + AGE["sd"] * clinical.standard_normal()
     sex = "male" if clinical.random() < 0.57 else "female"
 
-    case_id = f"SIMU-GB-{number + 1:04d}"
+    case_id, slide_id, samples = _names(settings, number)
     absent = generator(settings, number, "missing")
     has = {"expression": True, "alterations": True, "slides": True}
+    genomics = settings.files == "all"
     lacks_one, which = absent.random() < settings.missing, absent.choice(list(has))
     has[str(which)] = not lacks_one
+    has |= {} if genomics else {"expression": False, "alterations": False}
     has_labels = bool(absent.random() >= settings.missing / 2)
     has_follow_up = bool(event or absent.random() >= settings.missing / 10)
     some = has["slides"] and settings.slides_per_case > 0
@@ -127,11 +138,24 @@ def draw_case(settings: Settings, number: int) -> Case:
         has=has,
         has_labels=has_labels,
         has_follow_up=has_follow_up,
-        slides=tuple(
-            f"{case_id}-01Z-00-DX{k}.{stable_uuid(settings, case_id, 'slide', k).upper()}"
-            for k in range(1, n_slides + 1)
-        ),
+        slides=tuple(slide_id(k) for k in range(1, n_slides + 1)),
+        tumour_sample=samples[0],
+        normal_sample=samples[1],
     )
+
+
+def _names(settings: Settings, number: int) -> tuple[str, Callable[[int], str], tuple[str, str]]:
+    """A case's id, the id of its k-th slide, and the barcodes of its tumour and its normal sample."""
+    if settings.study == "cptac":
+        case_id = f"C3{'LN'[number % 2]}-{number - FIRST_OF_CPTAC + 1:05d}"
+        samples = tuple(f"CPT{10 * number + part:09d}" for part in (1, 2))
+        return case_id, lambda k: f"{case_id}-{20 + k}", samples
+    case_id = f"SIMU-GB-{number + 1:04d}"
+
+    def slide_id(k: int) -> str:
+        return f"{case_id}-01Z-00-DX{k}.{stable_uuid(settings, case_id, 'slide', k).upper()}"
+
+    return case_id, slide_id, (f"{case_id}-01A-11D-A000-08", f"{case_id}-10A-01D-A000-08")
 
 
 def _labels(tumour: float, microenvironment: float, rng: np.random.Generator) -> tuple[str, bool, int]:

@@ -9,7 +9,8 @@ from typing import ClassVar, Self
 from histofuse.io import InputError
 from histofuse.sources.simulated.genes import n_named
 
-STUDIES = ("tcga", "ivygap")
+STUDIES = ("tcga", "cptac", "ivygap")
+FILES = ("all", "slides")
 ATTENTIONS = ("in_proj", "Wqkv")
 
 
@@ -57,7 +58,8 @@ class Settings(_Checked):
         that share lacks the molecular labels, and of the living a tenth of it has no time of follow-up. With
         `study` ivygap, the share of tumours without RNA sequencing
     broken_slides : slides damaged on purpose: cut off, without a resolution, without tissue, in turn
-    study : whose files are imitated, "tcga" or "ivygap"
+    study : whose files are imitated, "tcga", "cptac" (other patients, with CPTAC's ids; else as tcga) or "ivygap"
+    files : "all", or "slides" without expression and alterations; not of IvyGAP, whose cases are made of expression
     """
 
     LIMITS: ClassVar = {
@@ -69,7 +71,7 @@ class Settings(_Checked):
         "missing": (0.0, 0.5),
         "broken_slides": (0, None),
     }
-    CHOICES: ClassVar = {"study": STUDIES}
+    CHOICES: ClassVar = {"study": STUDIES, "files": FILES}
 
     cases: int = 120
     seed: int = 0
@@ -79,6 +81,7 @@ class Settings(_Checked):
     missing: float = 0.05
     broken_slides: int = 3
     study: str = "tcga"
+    files: str = "all"
 
     @classmethod
     def parse(cls, values: Mapping) -> Self:
@@ -86,6 +89,8 @@ class Settings(_Checked):
         chosen = super().parse({"slides_per_case": 0} | dict(values) if ivygap else values)
         if not ivygap and chosen.slides_per_case == 0:
             raise InputError("simulated.slides_per_case: 0 must be at least 1 but with study ivygap")
+        if ivygap and chosen.files != "all":
+            raise InputError("simulated.files: a simulated IvyGAP is made of expression; remove this setting")
         if ivygap and values.get("broken_slides"):
             raise InputError("simulated.broken_slides: images of a simulated IvyGAP are whole; remove this setting")
         return chosen

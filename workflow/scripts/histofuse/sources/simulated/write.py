@@ -51,7 +51,7 @@ def simulate(settings: dict, directory: Path) -> None:
     bad settings.
     """
     chosen = Settings.parse(settings)
-    write = _write_ivygap if chosen.study == "ivygap" else _write_tcga
+    write = _write_ivygap if chosen.study == "ivygap" else _write_gdc
     directory = Path(directory)
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -69,7 +69,7 @@ def simulate(settings: dict, directory: Path) -> None:
     unfinished.replace(directory)
 
 
-def _write_tcga(settings: Settings, mirror: Path) -> tuple[list[dict], pd.DataFrame, None]:
+def _write_gdc(settings: Settings, mirror: Path) -> tuple[list[dict], pd.DataFrame, None]:
     """Manifest rows and truth; None for the cases whose survival the files tell, because all count."""
     cases = draw_cases(settings)
     damages = damaged_slides(cases, settings.broken_slides)
