@@ -272,10 +272,10 @@ def in_mirror(cohort):
 
 
 def run_folder(wildcards, model):
-    """Where the run of a model lies with the cohort, task, protocol, split and seed of another one."""
-    return "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/seed{seed}".format(
-        **{**dict(wildcards.items()), "model": model}
-    )
+    """Where the run of a model lies with the cohort, task, protocol, split and seed of another one; or its tuning."""
+    names = dict(wildcards.items())
+    names |= {"model": model, "of": f"seed{names['seed']}" if "seed" in names else "tuning"}
+    return "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/{of}".format(**names)
 
 
 def inputs_of_run(wildcards):
@@ -293,6 +293,8 @@ def inputs_of_run(wildcards):
     if "regions" in inputs:
         regions = f"{folder}/regions/{inputs['regions']['regions']}"
         chosen |= {"regions": f"{regions}/regions.u8", "region_index": f"{regions}/index.parquet"}
+    if "tuning" in MODELS[wildcards.model] and "seed" in dict(wildcards.items()):
+        chosen["tuning"] = f"{Path(run_folder(wildcards, wildcards.model)).parent}/tuning/tuning.json"
     if weights := sorted(named(MODELS[wildcards.model].get("params", {}), "checkpoint")):
         chosen["checkpoints"] = weights
     if stages := MODELS[wildcards.model].get("starts_from"):
@@ -422,7 +424,7 @@ def with_crops(entry):
     return entry
 
 
-MODELS = {name: with_crops(resolved(name)) for name in config["models"]}
+MODELS = {name: with_crops(resolved(name)) for name in with_tuned_models()}
 
 
 wildcard_constraints:
@@ -430,6 +432,7 @@ wildcard_constraints:
     task="|".join(config["tasks"]),
     protocol="|".join(config["protocols"]),
     table="|".join(config["tables"]),
+    tuning="|".join(config.get("tunings", {})) or "(?!)",
     model=r"[^/]+",
     features="|".join(config.get("slide_features", {})) or "(?!)",
     selection="|".join(config.get("gene_selections", {})) or "(?!)",

@@ -5,7 +5,7 @@ import re
 
 # Names of a run's other files, which no block can have.
 TAKEN = {"population", "splits", "groups", "cases", "tiles_index", "tiles_coords", "region_index", "lists"}
-TAKEN |= {"checkpoints", "starts", "weights", "predictions"}
+TAKEN |= {"checkpoints", "starts", "weights", "predictions", "tuning"}
 
 
 def refuse_unknown_references():

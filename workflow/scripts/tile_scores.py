@@ -4,11 +4,13 @@ from safetensors.numpy import load_file
 
 from histofuse.io import read_table, start_log, write_table
 from histofuse.models.registry import load_class
+from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
 from histofuse.training.tile_scores import tile_scores
 
 start_log(snakemake.log[0])
-given, entry, task = snakemake.input, snakemake.params.model, snakemake.params.task
+given, task = snakemake.input, snakemake.params.task
+entry = chosen_entry(snakemake.params.model, given.get("tuning"))
 
 split = read_split(given, int(snakemake.wildcards.split), task, entry["inputs"])
 for name, file in snakemake.params.class_files.items():  # the model's own comes last

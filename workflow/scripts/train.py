@@ -8,11 +8,12 @@ from safetensors.numpy import load_file, save_file
 
 from histofuse.io import atomic, start_log, write_table
 from histofuse.models.registry import load_class
+from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
 from histofuse.training.run import Job, run, run_digest, starting_weights
 
 start_log(snakemake.log[0])
-entry, task = snakemake.params.model, snakemake.params.task
+entry, task = chosen_entry(snakemake.params.model, snakemake.input.get("tuning")), snakemake.params.task
 number, seed = int(snakemake.wildcards.split), int(snakemake.wildcards.seed)
 checkpoint = Path(snakemake.params.checkpoint)
 

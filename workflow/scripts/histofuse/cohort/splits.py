@@ -61,6 +61,34 @@ def draw(cases: pd.DataFrame, protocol: Mapping) -> pd.DataFrame:
     return splits
 
 
+def inner(splits: pd.DataFrame, cases: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """The training data of each split cut in two, for choices that no test case may have a say in.
+
+    Args:
+        splits: `split, case_id, part`. cases: `case_id, event, diagnosis` of those that take part; where what is to be
+            predicted is a class, that in place of the diagnosis.
+        share: of the training cases that becomes the validation part, drawn like the parts of `draw`; a split that has
+            a validation part of its own keeps it. seed: of the order in which they are drawn.
+    Returns a frame `split, case_id, part` of "train" and "val" without test cases. Raises InputError naming the split
+    when a part is left empty.
+    """
+    strata = strata_of(cases).set_axis(cases["case_id"])
+    frames = []
+    for split, rows in splits[splits["case_id"].isin(strata.index)].groupby("split"):
+        rows = rows[rows["part"] != "test"]
+        if not (rows["part"] == "val").any():
+            ids, key = rows["case_id"].to_numpy(str), f"inner/{seed}/{split}"
+            ids = ids[np.lexsort(([_hash(key, case) for case in ids], strata[ids].to_numpy(str)))]
+            part = np.where(_spread(len(ids), share, key), "val", "train")
+            rows = pd.DataFrame({"split": split, "case_id": ids, "part": part})
+        if set(rows["part"]) != {"train", "val"}:
+            raise InputError(
+                f"split {split}: {len(rows)} training cases cannot be cut in two with a share of {share:g}"
+            )
+        frames.append(rows[["split", "case_id", "part"]])
+    return pd.concat(frames).sort_values(["split", "case_id"], ignore_index=True)
+
+
 def strata_of(cases: pd.DataFrame) -> pd.Series:
     """Event × diagnosis of each case; combinations of fewer than SMALLEST_STRATUM cases join by event."""
     event = cases["event"].astype(str)

@@ -177,7 +177,7 @@ def load_split(
 
     Args:
         population: `case_id, time_days, event, label`, the task's cases.
-        splits: `split, case_id, part` of the protocol.
+        splits: `split, case_id, part` of the protocol, or its inner ones, of which none is "test".
         task: its config entry (`kind`, `classes`).
         inputs: of the model entry: {block: options}: those of tiles, of vectors, of `RegionStore`, or of `BlockScaler`
             with `from` (which table it is; by default the block's own name), `selection` (columns of the genes that
@@ -197,7 +197,7 @@ def load_split(
     bags, vectors = bags or {}, vectors or {}
     parts = splits.loc[splits["split"] == split, ["case_id", "part"]]
     cases = population.merge(parts, on="case_id", validate="one_to_one").sort_values("case_id", ignore_index=True)
-    _check_parts(cases, split, task["kind"])
+    _check_parts(cases, split, task["kind"], "test" if (parts["part"] == "test").any() else "val")
     giver = _shuffled(cases, split)
     rows = rows_of(cases, inputs, bags, regions, vectors, giver)
     train_cases = cases.loc[cases["part"] == "train", "case_id"]
@@ -338,8 +338,8 @@ def _narrow(
     return table.loc[:, kept], scaling
 
 
-def _check_parts(cases: pd.DataFrame, split: int, kind: str) -> None:
-    for part in ("train", "test"):
+def _check_parts(cases: pd.DataFrame, split: int, kind: str, scored: str) -> None:
+    for part in ("train", scored):
         of_part = cases[cases["part"] == part]
         if of_part.empty:
             raise InputError(f"split {split}: no case of the task in part {part!r}; check the splits file and the task")

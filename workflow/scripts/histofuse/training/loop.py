@@ -31,6 +31,10 @@ from histofuse.training.settings import Settings
 SHORTEST_PAUSE = 0.5  # seconds from one checkpoint to the next
 
 
+class DivergedError(InputError):
+    """The loss, or what a trained model predicts, is not a finite number."""
+
+
 def choose_device() -> torch.device:
     """The accelerator that is there, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -120,7 +124,7 @@ def fit(
         means = {name: float(total) / len(train) for name, total in sums.items()}
         mean_loss = means["loss"]
         if not np.isfinite(mean_loss):
-            raise InputError(
+            raise DivergedError(
                 f"epoch {epoch}: the loss is {mean_loss}; lower training: lr ({settings.lr}) or set clip_norm"
             )
         metric = float("nan")
