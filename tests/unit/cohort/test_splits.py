@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofuse.cohort.splits import check_splits, draw, given_files, read_given, strata_of
+from histofuse.cohort.splits import check_splits, draw, given_files, inner, read_given, strata_of
 from histofuse.io import InputError
 
 FOLDS = Path(
@@ -160,3 +160,36 @@ def test_the_real_folds_partition_the_cohort():
     splits = read_given([FOLDS / f"splits_{k}.csv" for k in range(5)])
     tested = splits.loc[splits["part"] == "test", "case_id"]
     assert len(tested) == tested.nunique() == splits["case_id"].nunique() == 569
+
+
+def test_inner_parts_hold_every_training_case_once_and_no_test_case():
+    cases, splits = cohort(), draw(cohort(), MCCV)
+    cut = inner(splits, cases, 0.2, seed=1)
+    for number, rows in cut.groupby("split"):
+        train = splits.query("split == @number and part == 'train'")["case_id"]
+        assert sorted(rows["case_id"]) == sorted(train)
+        val = rows.loc[rows["part"] == "val", "case_id"]
+        assert len(val) == round(0.2 * len(train))
+        shares = [cases.set_index("case_id").loc[ids, "event"].mean() for ids in (val, train)]
+        assert abs(shares[0] - shares[1]) < 0.05
+    assert cut.equals(inner(splits.sample(frac=1, random_state=0), cases, 0.2, seed=1))
+    assert not cut.equals(inner(splits, cases, 0.2, seed=2))
+
+
+def test_a_split_with_a_validation_part_keeps_it_as_its_inner_one():
+    cases, splits = cohort(), draw(cohort(), {"kind": "holdout", "test": 0.1, "val": 0.1, "seed": 7})
+    expected = splits[splits["part"] != "test"].reset_index(drop=True)
+    assert inner(splits, cases, 0.3, seed=1).equals(expected)
+
+
+def test_inner_parts_are_of_the_cases_that_take_part():
+    cases, splits = cohort(), draw(cohort(), MCCV)
+    few = cases.iloc[::3]
+    cut = inner(splits, few, 0.2, seed=1)
+    assert set(cut["case_id"]) <= set(few["case_id"])
+
+
+def test_too_few_training_cases_are_not_cut():
+    splits = pd.DataFrame({"split": 4, "case_id": ["C-0000", "C-0001"], "part": ["train", "test"]})
+    with pytest.raises(InputError, match="split 4: 1 training cases cannot be cut in two with a share of 0\\.2"):
+        inner(splits, cohort(), 0.2, seed=1)
