@@ -34,6 +34,11 @@ cohorts:
     simulated: {study: ivygap, cases: 16, seed: 8, genes: 193, slide_pixels: 1024, slides_per_case: 1, broken_slides: 0}
     files_per_job: {slide: 16}
   tiny_meta: {label: Tiny glioma of two cohorts, source: meta, cohorts: [tiny, tiny_ivygap]}
+  tiny_cptac:
+    label: Tiny external glioma
+    source: simulated
+    simulated: {study: cptac, files: slides, cases: 24, seed: 9, slide_pixels: 1024, slides_per_case: 2, broken_slides: 1}
+    files_per_job: {slide: 60}
 atlases:
   tiny_cells: {source: simulated, simulated: {cells_per_type: 12, donors: 4, genes: 193, seed: 7}, held_out: 0.25}
 embeddings:
@@ -167,6 +172,7 @@ tables:
     rows:
       - {label: KS-Fusion, model: ks_fusion}
       - {label: Student of the teacher, model: disentangled_distilled}
+      - {label: The student on slides of another cohort, model: disentangled_distilled, scored_on: tiny_cptac}
 """
 
 

@@ -133,6 +133,7 @@ rule population:
     params:
         task=lookup("tasks/{task}", within=config),
         modalities=lambda wildcards: [in_words(name) for name in modalities_of(wildcards.cohort, wildcards.task)],
+        every_class=True,
         code=code("population.py"),
     message:
         "Finding the cases of {wildcards.cohort} that take part in {wildcards.task}"

@@ -176,7 +176,19 @@ def has_slides(cohort):
     entry = config["cohorts"][cohort]
     if entry["source"] == "simulated":
         return entry["simulated"].get("slides_per_case", 0 if layout(cohort) == "ivygap" else 1) > 0
-    return entry["source"] == "gdc" or entry.get("slides", False)
+    return "slide" in entry.get("kinds", ["slide"]) if entry["source"] == "gdc" else entry.get("slides", False)
+
+
+def tables_had(cohort):
+    """Which of expression and alterations a cohort comes with; a meta cohort has what all its members have."""
+    if len(members(cohort)) > 1:
+        return set.intersection(*(tables_had(member) for member in members(cohort))) - {"alterations"}
+    entry, of = config["cohorts"][cohort], {"expression": {"expression"}, "alterations": {"mutations", "copy_number"}}
+    if layout(cohort) == "ivygap":
+        return {"expression"}
+    slides_alone = entry.get("simulated", {}).get("files") == "slides"
+    kinds = set() if slides_alone else set(entry.get("kinds", ["expression", "mutations", "copy_number"]))
+    return {table for table, needed in of.items() if needed <= kinds}
 
 
 def simulated_folder(cohort):
@@ -282,17 +294,10 @@ def inputs_of_run(wildcards):
     """Files of a run: a table per block under `inputs`, what the choice of their columns needs, weights to start from."""
     folder, inputs = f"results/{wildcards.cohort}", MODELS[wildcards.model]["inputs"]
     blocks = {name: options for name, options in inputs.items() if is_table(name, options)}
-    chosen = {name: f"{folder}/{table_of(name, options)}" for name, options in blocks.items()}
+    chosen = data_files(wildcards.cohort, inputs)
     for name, options in inputs.items():
-        if is_bag(name):
-            slides = f"{folder}/slides/{options['features']}"
-            files = {"": "tiles.f16", "_index": "index.parquet", "_coords": "coords.i32"}
-            chosen |= {f"{name}{part}": f"{slides}/{file}" for part, file in files.items()}
         if "run" in options:
             chosen[name] = f"{run_folder(wildcards, options['run'])}/vectors.parquet"
-    if "regions" in inputs:
-        regions = f"{folder}/regions/{inputs['regions']['regions']}"
-        chosen |= {"regions": f"{regions}/regions.u8", "region_index": f"{regions}/index.parquet"}
     if "tuning" in MODELS[wildcards.model] and "seed" in dict(wildcards.items()):
         chosen["tuning"] = f"{Path(run_folder(wildcards, wildcards.model)).parent}/tuning/tuning.json"
     if weights := sorted(named(MODELS[wildcards.model].get("params", {}), "checkpoint")):
@@ -307,6 +312,22 @@ def inputs_of_run(wildcards):
         chosen[f"selection_{selection}"] = f"{folder}/genomics/selections/{selection}/{wildcards.protocol}.parquet"
     lists = [options["columns"] for options in blocks.values() if isinstance(options.get("columns"), str)]
     return chosen | ({"lists": sorted(set(lists))} if lists else {})
+
+
+def data_files(cohort, inputs):
+    """The tables, tiles and regions of a cohort that inputs name, under the names by which a run is given them."""
+    folder, chosen = f"results/{cohort}", {}
+    for name, options in inputs.items():
+        if is_table(name, options):
+            chosen[name] = f"{folder}/{table_of(name, options)}"
+        if is_bag(name):
+            slides = f"{folder}/slides/{options['features']}"
+            files = {"": "tiles.f16", "_index": "index.parquet", "_coords": "coords.i32"}
+            chosen |= {f"{name}{part}": f"{slides}/{file}" for part, file in files.items()}
+    if "regions" in inputs:
+        regions = f"{folder}/regions/{inputs['regions']['regions']}"
+        chosen |= {"regions": f"{regions}/regions.u8", "region_index": f"{regions}/index.parquet"}
+    return chosen
 
 
 def is_table(block, options):
@@ -384,13 +405,14 @@ def in_words(modality):
 
 
 def seeds_of(wildcards):
-    """All seeds that any table asks of a model on a cohort, task and protocol."""
-    keys = ("cohort", "task", "protocol", "model")
+    """All seeds that any table asks of a model on a cohort, task and protocol, to be scored on its own test parts or
+    on the cohort `external` of the wildcards."""
+    keys, names = ("cohort", "task", "protocol", "model"), dict(wildcards.items())
     wanted = [
         row["seeds"]
         for table in config["tables"]
         for row in rows_of(table)
-        if all(row[k] == wildcards[k] for k in keys)
+        if all(row[k] == wildcards[k] for k in keys) and row.get("scored_on") == names.get("external")
     ]
     return sorted({seed for seeds in wanted for seed in seeds})
 
@@ -429,6 +451,7 @@ MODELS = {name: with_crops(resolved(name)) for name in with_tuned_models()}
 
 wildcard_constraints:
     cohort="|".join(config["cohorts"]),
+    external="|".join(config["cohorts"]),
     task="|".join(config["tasks"]),
     protocol="|".join(config["protocols"]),
     table="|".join(config["tables"]),

@@ -86,8 +86,8 @@ def embeddings_in(inputs):
 
 
 def runs(row):
-    """Whether a row of a table can be run: its cohort and the weights its model needs are there."""
-    return available(row["cohort"]) and (imported(row["cohort"]) or not absent_files(row["model"]))
+    """Whether a row of a table can be run: its cohorts and the weights its model needs are there."""
+    return all(map(available, cohorts_of(row))) and (imported(row["cohort"]) or not absent_files(row["model"]))
 
 
 def embeddings_shown():

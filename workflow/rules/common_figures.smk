@@ -4,7 +4,8 @@
 OF_ROWS = ("kaplan_meier", "hazards", "modulation")
 CAPTIONS = {
     "intervals": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
-    "(thin). Dotted: the reference row",
+    "(thin), or the bootstrap interval over the cases of another cohort that a row was scored on. Dotted: the "
+    "reference row",
     "kaplan_meier": "test cases above and below the median of the training risks, each case once. The log-rank p only "
     "describes, as models of different splits share cases",
     "hazards": "predicted risks (with Cox's loss, log hazards) of the test parts of all splits, of the first seed. They "
@@ -46,7 +47,7 @@ def refuse_unknown_figures():
 def refuse_undrawable(table, key, model):
     """Refuse a model under a key of a table whose figure cannot be drawn of it."""
     where = f"tables: {table}: {key}: {model}"
-    if model not in {row["model"] for row in rows_of(table) if not imported(row["cohort"])}:
+    if model not in {row["model"] for row in own_rows(table) if not imported(row["cohort"])}:
         raise WorkflowError(f"{where}: is not the model of a row that is trained here")
     row = row_of(table, model)
     needed = {"roc": "classification", "modulation": None}.get(key, "survival")
@@ -63,8 +64,8 @@ def modulation_of(model):
 
 
 def row_of(table, model):
-    """The row of a table that shows a model."""
-    return next(row for row in rows_of(table) if row["model"] == model)
+    """The row of a table that shows a model on the test parts of its own cohort."""
+    return next(row for row in own_rows(table) if row["model"] == model)
 
 
 def title_of_row(table, model):

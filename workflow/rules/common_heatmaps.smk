@@ -6,7 +6,7 @@ def refuse_unknown_heatmaps():
     for table, entry in config["tables"].items():
         for model in entry.get("heatmaps", []):
             where = f"tables: {table}: heatmaps: {model}"
-            if model not in {row["model"] for row in rows_of(table) if not imported(row["cohort"])}:
+            if model not in {row["model"] for row in own_rows(table) if not imported(row["cohort"])}:
                 raise WorkflowError(f"{where}: is not the model of a row that is trained here")
             if "tiles" not in MODELS[model]["inputs"]:
                 raise WorkflowError(f"{where}: the model takes no tiles")

@@ -9,7 +9,7 @@ EXCLUDED_BY = {"gdc": ("expression", "alterations"), "ivygap": ("expression",)}
 
 def simulated_table(table):
     """Whether a table rests on a simulated cohort: such figures are never set beside published ones."""
-    cohorts = {name for row in rows_of(table) for name in members(row["cohort"])}
+    cohorts = {name for row in rows_of(table) for cohort in cohorts_of(row) for name in members(cohort)}
     return any(config["cohorts"][name]["source"] == "simulated" for name in cohorts)
 
 
@@ -21,9 +21,9 @@ def title_of_embedding(embedding):
     return f"{embedding} (simulated {' and '.join(simulated)})" if simulated else embedding
 
 
-def per_row(pattern, table):
-    """A file for every row of a table that can be run."""
-    return sorted({pattern.format(**row) for row in rows_of(table) if runs(row)})
+def metrics_of_table(table):
+    """The metrics of every row of a table that can be run."""
+    return sorted({metrics_of_row(row) for row in rows_of(table) if runs(row)})
 
 
 def absent_rows(table):
@@ -40,7 +40,8 @@ def metrics_shown():
 
 def availability_of(table):
     """The files that say whether a table's cohorts can be had."""
-    cohorts = {name for row in rows_of(table) if not imported(row["cohort"]) for name in members(row["cohort"])}
+    rows = [row for row in rows_of(table) if not imported(row["cohort"])]
+    cohorts = {name for row in rows for cohort in cohorts_of(row) for name in members(cohort)}
     return [f"resources/{cohort}/availability.json" for cohort in sorted(cohorts)]
 
 
@@ -51,10 +52,9 @@ def published_figures(table):
 
 
 def metrics_of_cohort(cohort):
-    """Metrics of every model that a table evaluates on a cohort."""
-    pattern = "results/{cohort}/metrics/{task}/{protocol}/{model}.parquet"
+    """Metrics of every model that a table evaluates and that is trained on a cohort."""
     rows = [row for table in config["tables"] for row in rows_of(table)]
-    return sorted({pattern.format(**row) for row in rows if row["cohort"] == cohort and runs(row)})
+    return sorted({metrics_of_row(row) for row in rows if row["cohort"] == cohort and runs(row)})
 
 
 def runs_shown():
@@ -71,6 +71,9 @@ def images_shown(section):
             modalities = config["tasks"][row["task"]].get("modalities", [])
             names = {*modalities, *images_of(row["model"])}
             shown |= {(row["cohort"], name) for name in names & set(config.get(section, {}))}
+    for cohort, task in scored_elsewhere():
+        names = set(modalities_scored(cohort, task)) & set(config.get(section, {}))
+        shown |= {(cohort, name) for name in names}
     return sorted(shown)
 
 
@@ -89,8 +92,10 @@ def report_files(kind):
             for cohort in with_files
             for kind in EXCLUDED_BY[layout(cohort)]
         ]
-        + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()],
-        "populations": [f"results/{cohort}/populations/{task}.parquet" for cohort, task in runs_shown()],
+        + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()]
+        + [f"results/{cohort}/populations_scored/{task}_excluded.tsv" for cohort, task in scored_elsewhere()],
+        "populations": [f"results/{cohort}/populations/{task}.parquet" for cohort, task in runs_shown()]
+        + [f"results/{cohort}/populations_scored/{task}.parquet" for cohort, task in scored_elsewhere()],
         "slides": [f"results/{cohort}/slides/{name}/slides.parquet" for cohort, name in slides]
         + [f"results/{cohort}/regions/{name}/slides.parquet" for cohort, name in regions],
         "sheets": [f"results/{cohort}/{kind}/{name}/contact_sheet.png" for kind, cohort, name in sheets],

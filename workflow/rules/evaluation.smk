@@ -45,7 +45,8 @@ rule score:
         runtime=30,
     params:
         kind=lookup("tasks/{task}/kind", within=config),
-        labels=lambda wildcards: {key: wildcards[key] for key in ("cohort", "task", "protocol", "model")},
+        labels=lambda wildcards: {key: wildcards[key] for key in ("cohort", "task", "protocol", "model")}
+        | {"scored_on": ""},
         code=code("score.py"),
     message:
         "Scoring {wildcards.model} for {wildcards.task} on {wildcards.cohort} ({wildcards.protocol})"

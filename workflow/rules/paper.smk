@@ -3,7 +3,7 @@
 
 rule table:
     input:
-        metrics=lambda wildcards: per_row("results/{cohort}/metrics/{task}/{protocol}/{model}.parquet", wildcards.table),
+        metrics=lambda wildcards: metrics_of_table(wildcards.table),
         availability=lambda wildcards: availability_of(wildcards.table),
         published=lambda wildcards: published_figures(wildcards.table),
     output:
@@ -25,7 +25,7 @@ rule table:
         entry=lookup("tables/{table}", within=config),
         simulated=lambda wildcards: simulated_table(wildcards.table),
         absent=lambda wildcards: absent_rows(wildcards.table),
-        members=lambda wildcards: {row["cohort"]: members(row["cohort"]) for row in rows_of(wildcards.table)},
+        members=lambda wildcards: {name: members(name) for row in rows_of(wildcards.table) for name in cohorts_of(row)},
         code=code("table.py"),
     message:
         "Making the table {wildcards.table}"

@@ -49,7 +49,7 @@ def refuse_unknown_references():
         if published and not Path(published).is_file():
             raise WorkflowError(f"tables: {table}: published: there is no {published}")
         for model in entry.get("kaplan_meier", []):
-            if model not in {row["model"] for row in rows}:
+            if model not in {row["model"] for row in own_rows(table)}:
                 raise WorkflowError(f"tables: {table}: kaplan_meier: {model!r} is not the model of a row")
 
 
@@ -71,6 +71,8 @@ def refuse_unknown_row(table, row):
     if wrong or ("kaplan_meier" in entry and task["kind"] != "survival"):
         what = f"metrics: {', '.join(wrong)}" if wrong else "kaplan_meier"
         raise WorkflowError(f"tables: {table}: {what}: not for {row['task']}, which is a {task['kind']} task")
+    if "scored_on" in row:
+        refuse_unscorable(table, row)
     if imported(row["cohort"]):
         return
     if protocol["kind"] == "given" and row["protocol"] not in config["cohorts"][row["cohort"]].get("splits", {}):
@@ -80,7 +82,7 @@ def refuse_unknown_row(table, row):
         class_file(model)
     asked = {options.get("from", block) for model in models for block, options in MODELS[model]["inputs"].items()}
     asked = asked.union(task.get("modalities", []), *(images_of(model) for model in models))
-    lacking = {"alterations"} & asked if layout(row["cohort"]) in ("ivygap", "meta") else set()
+    lacking = asked & ({"expression", "alterations"} - tables_had(row["cohort"]))
     if not has_slides(row["cohort"]):
         made_here = re.compile(features_made_by("slides", "regions"))
         lacking |= {name for name in asked if name and made_here.fullmatch(name)}
@@ -138,7 +140,7 @@ def refuse_unknown_inputs(model, cohort, inputs):
         refuse_unknown_regions(model, inputs)
     for block, options in inputs.items():
         where = f"models: {model}: inputs: {block}"
-        if block in TAKEN or block.startswith("selection_"):
+        if block in TAKEN or block.startswith(("selection_", "external_")):
             raise WorkflowError(f"{where}: this name is taken; call the block otherwise")
         if is_bag(block):
             refuse_unknown_bag(model, block, options)
