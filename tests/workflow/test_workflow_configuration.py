@@ -118,6 +118,42 @@ REFUSED = {
         put("tables", "tiny_grading", "sensitivity", "rows", {"Clinical": 0, "SNN": 1}),
         "tables: tiny_grading: sensitivity: rows: 'SNN' is not the label of a row",
     ),
+    "tuning that is not defined": (
+        put("tables", "tiny_tuned", "tuning", "three"),
+        "tables: tiny_tuned: tuning: 'three' is not an entry of `tunings`",
+    ),
+    "tuning over a key that training does not have": (
+        put("tunings", "two", "space", "learning_rate", [0.1]),
+        "tunings: two: space: learning_rate: is neither params.NAME nor one of batch_size, betas, ",
+    ),
+    "tuning of how a model is judged": (
+        put("tunings", "two", "space", "select", ["last", "validation"]),
+        "tunings: two: space: select: is neither params.NAME nor one of batch_size, betas, ",
+    ),
+    "tuning over a value that the key cannot have": (
+        put("tunings", "two", "space", "optimiser", ["adam", "lbfgs"]),
+        "tunings: two: space: optimiser: 'lbfgs' is not one of",
+    ),
+    "tuning without a value": (
+        put("tunings", "two", "space", "lr", []),
+        "tunings: two: space: lr: [] is not one of: a list of values, or log: [least, most]",
+    ),
+    "tuning of whole numbers on a logarithmic scale": (
+        put("tunings", "two", "space", "epochs", {"log": [1, 9]}),
+        "tunings: two: space: epochs: log: needs the least and the most of a key that can be any number",
+    ),
+    "tuning between two numbers of which the first is the larger": (
+        put("tunings", "two", "space", "lr", {"log": [0.1, 0.01]}),
+        "tunings: two: space: lr: log: needs the least and the most of a key that can be any number",
+    ),
+    "tuning of an epoch chosen on a part that there is not": (
+        put("models", "snn_genomic", "training", "select", "validation"),
+        "tables: tiny_tuned: row 'SNN': its model selects its epoch on the validation part, which mccv2 does not have",
+    ),
+    "name that is kept for tuned models": (
+        put("models", "snn@two", {"extends": "snn_genomic"}),
+        "models: snn@two: an @ is kept for the names of tuned models; choose another name",
+    ),
     "entry with the same name among features and regions": (
         put("slide_regions", "resnet50_20x", {"side_px": 256, "crop_px": 128}),
         "slide_regions: resnet50_20x: is also an entry of `slide_features`; call one otherwise",

@@ -1,11 +1,13 @@
 """The whole workflow on a tiny simulated cohort: from raw files to the report, and what reruns after a change."""
 
+import json
 import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from workflow_examples import tiny_config
 
@@ -45,6 +47,7 @@ def report_page(tiny_grid):
         ("tiny_spaces", 4, 1),
         ("tiny_regions", 3, 1),
         ("tiny_two_cohorts", 3, 1),
+        ("tiny_tuned", 2, 1),
         ("tiny_subspaces", 2, 2),
     ],
 )
@@ -114,6 +117,47 @@ def test_runs_hand_on_weights_and_vectors(tiny_grid):
     assert ours["genomic.0.weight"].shape == theirs["encoder.0.weight"].shape
     # Two epochs at a learning rate of 0.0001 move them by no more than that, where a fresh start would lie far away.
     assert abs(ours["genomic.0.weight"] - theirs["encoder.0.weight"]).max() < 0.01
+
+
+def test_tuned_rows_are_trained_as_tuning_chose_without_test_cases(tiny_grid, report_page):
+    trials = pd.read_csv(tiny_grid / "results/tunings/tiny_tuned.csv")
+    assert trials["row"].tolist() == ["SNN"] * 4  # the clinical row is fitted without gradient steps
+    assert trials.groupby("split")["chosen"].sum().tolist() == [1, 1]
+    assert trials.loc[trials["trial"] == 0, "lr"].nunique() == 1
+    runs = tiny_grid / "results/tiny/runs/survival/mccv2"
+    for split in (0, 1):
+        chosen = json.loads((runs / f"snn_genomic@two/split{split}/tuning/tuning.json").read_text())["settings"]
+        with safe_open(runs / f"snn_genomic@two/split{split}/seed0/weights.safetensors", "np") as file:
+            training = json.loads(file.metadata()["model"])["training"]
+        assert {key: training[key] for key in chosen} == chosen
+    inner = pd.read_parquet(tiny_grid / "results/tiny/inner_splits/survival/mccv2/two.parquet")
+    splits = pd.read_parquet(tiny_grid / "results/tiny/splits/mccv2.parquet")
+    parts = inner.merge(splits, on=["split", "case_id"], suffixes=("_inner", "_outer"))
+    assert len(parts) == len(inner)
+    assert set(parts["part_inner"]) == {"train", "val"}
+    assert set(parts["part_outer"]) == {"train"}
+    assert not list((tiny_grid / "resources/checkpoints").glob("**/tuning")), "a finished tuning needs no checkpoint"
+    assert "Every network was tuned alike: the best of 2 settings (lr, weight_decay)" in report_page
+    assert "own settings kept" in report_page
+
+
+def test_a_tuned_row_needs_the_tuned_runs_of_the_models_that_it_starts_from(tiny_grid):
+    config = tiny_config()
+    config["tables"] = {"tiny_regions": config["tables"]["tiny_regions"] | {"tuning": "two"}}
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "tuned_stages.yaml"))
+    tuned = {"t2t_vit@two", "path_gptomic@two", "pathomic_fusion_cnn@two", "vgg19@two", "snn_genomic@two"}
+    assert plan.trained == tuned
+    assert plan.jobs["tune"] == plan.jobs["train"] == 2 * len(tuned)
+    assert plan.jobs["vectors_of_tuning"] == plan.jobs["vectors"] == 2
+
+
+def test_changed_tuning_repeats_only_what_is_tuned_by_it(tiny_grid):
+    config = tiny_config()
+    config["tunings"]["two"]["space"]["lr"] = [0.003]
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_space.yaml"))
+    assert plan.trained == {"snn_genomic@two"}
+    assert plan.jobs["tune"] == 2
+    assert "inner_splits" not in plan.jobs
 
 
 def test_a_student_is_taught_by_the_teacher_of_its_split(tiny_grid):
@@ -273,8 +317,10 @@ def test_changed_model_entry_repeats_only_its_runs_and_what_depends_on_them(tiny
     plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_lr.yaml"))
 
     # Pathomic Fusion starts from the SNN of its own cases; the grading table has neither
-    assert plan.trained == {"snn_genomic", "pathomic_fusion_cnn"}
-    assert plan.jobs == {"train": 6, "score": 2, "table": 2, "figure_intervals": 2, "metrics": 1, "report": 1}
+    assert plan.trained == {"snn_genomic", "snn_genomic@two", "pathomic_fusion_cnn"}
+    tuning = {"tune": 2, "tunings": 1}
+    shown = {"score": 3, "table": 3, "figure_intervals": 3, "metrics": 1, "report": 1}
+    assert plan.jobs == {"train": 8} | tuning | shown
 
 
 def test_changed_modulation_repeats_only_its_runs(tiny_grid):

@@ -92,6 +92,8 @@ models:
   ks_fusion: {inputs: {tiles: &map {features: resnet50_20x, bag: 36}}, params: {bag: 36}}
   disentangled_teacher: {inputs: {tiles: *map, tiles_10x: *map}, params: {bag: 36}, training: {epochs: 2}}
   disentangled_student: {inputs: {tiles: *map, tiles_10x: *map}, params: {bag: 36}, training: {epochs: 2}, gpu: 0}
+tunings:
+  two: {trials: 2, inner: 0.25, seed: 1, space: {lr: {log: [0.0001, 0.01]}, weight_decay: [0, 0.01]}}
 tables:
   tiny_survival:
     title: Survival of the tiny cohort
@@ -161,6 +163,18 @@ tables:
       - {label: Highly variable genes, model: snn_hvg}
       - {label: Scaled per cohort, model: snn_hvg_per_source}
       - {label: AttMIL, model: attmil}
+  tiny_tuned:
+    title: Tuned rows of the tiny cohort
+    cohort: tiny
+    task: survival
+    protocol: mccv2
+    seeds: [0]
+    metrics: [harrell_c]
+    tuning: two
+    reference_row: SNN
+    rows:
+      - {label: Clinical, model: clinical}
+      - {label: SNN, model: snn_genomic}
   tiny_subspaces:
     title: Tumour and microenvironment of two tiny cohorts
     cohort: tiny_meta

@@ -76,6 +76,7 @@ rule report:
         reachable=lambda wildcards: report_files("reachable"),
         filters=lambda wildcards: report_files("filters"),
         smoothings=lambda wildcards: report_files("smoothings"),
+        tunings=lambda wildcards: tunings_shown(),
     output:
         html="results/report/index.html",
     log:
@@ -104,6 +105,9 @@ rule report:
         filters=lambda wildcards, input: described(input.filters, heading),
         smoothings=lambda wildcards, input: described(
             input.smoothings, lambda path: title_of_embedding(Path(path).parts[2])
+        ),
+        tunings=lambda wildcards, input: described(
+            input.tunings, lambda path: config["tables"][Path(path).stem]["title"]
         ),
         provenance=provenance(),
         code=code("report.py"),

@@ -8,6 +8,7 @@ import pandas as pd
 from histofuse.io import read_table, start_log, write_text
 from histofuse.paper.render import lay_out, to_html
 from histofuse.paper.report import Report, excluded_cases, excluded_slides, package_versions, to_page
+from histofuse.paper.tuning import summarise
 
 start_log(snakemake.log[0])
 given, params = snakemake.input, snakemake.params
@@ -36,6 +37,7 @@ report = Report(
         (name, read_table(path, dtype={"bank": str, "passes": str}))
         for path, name in zip(given.smoothings, params.smoothings, strict=True)
     ],
+    tunings=[(title, summarise(read_table(path))) for path, title in zip(given.tunings, params.tunings, strict=True)],
     provenance={**params.provenance, **package_versions()},
 )
 excluded = [report.excluded]

@@ -166,7 +166,7 @@ def test_inner_parts_hold_every_training_case_once_and_no_test_case():
     cases, splits = cohort(), draw(cohort(), MCCV)
     cut = inner(splits, cases, 0.2, seed=1)
     for number, rows in cut.groupby("split"):
-        train = splits.query("split == @number and part == 'train'")["case_id"]
+        train = splits.loc[(splits["split"] == number) & (splits["part"] == "train"), "case_id"]
         assert sorted(rows["case_id"]) == sorted(train)
         val = rows.loc[rows["part"] == "val", "case_id"]
         assert len(val) == round(0.2 * len(train))

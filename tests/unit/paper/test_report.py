@@ -71,6 +71,7 @@ def report(tmp_path):
         reachable={"simulated_glioma": {"latent": 0.8512, "both": 0.8}},
         filters=[("glioma", pd.DataFrame({"group": ["tumour"], "exclusive": [59], "unknown": [""]}))],
         smoothings=[("scgpt", pd.DataFrame({"smoothing": ["mixup", "chance"], "pearson": [0.83571, None]}))],
+        tunings=[("Survival, tuned", pd.DataFrame({"row": ["SNN"], "metric, chosen settings": [0.71234]}))],
         provenance={"Configuration": "sha256 1234"},
     )
 
@@ -82,6 +83,14 @@ def test_genes_and_smoothings_are_shown_with_what_their_columns_mean(report):
     assert "scgpt: mixtures and single cells of held-out donors" in text
     assert "0.836" in text
     assert "nan" not in text.split()
+
+
+def test_how_rows_were_tuned_is_shown_under_the_title_of_their_table(report):
+    text = " ".join(Page(to_page(report)).texts)
+    assert "Survival, tuned" in text
+    assert "metric, chosen settings" in text
+    assert "0.712" in text
+    assert "promises more than test cases will keep" in text
 
 
 def test_everything_is_on_the_page(report):

@@ -44,6 +44,13 @@ _SMOOTHED = (
     "Errors, and Pearson's r, are of the shares of the cell types in mixtures of two cells; accuracy is on single "
     "cells. Chance predicts the mean shares of training.",
 )
+_TUNED = (
+    "{}",
+    "metric: Harrell C or macro AUC of the inner validation part, mean over splits, with the entry's own settings and "
+    "with the chosen ones; as the best of several, the latter promises more than test cases will keep. own settings "
+    "kept: in how many splits none was better. Then the settings chosen: median (least to most) over splits, or how "
+    "many splits chose each.",
+)
 STYLE = """ :root { color-scheme: light; } body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a;
 max-width: 72rem; margin: 0 auto; padding: 1rem 1.5rem 4rem; } h1 { font-size: 1.7rem; margin-bottom: 0; } h2
 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; } h3 { font-size: 1.05rem; margin-bottom: .4rem; } nav a
@@ -67,7 +74,8 @@ class Report:
     caption); `slides` are (where, table of all slides of a cohort, encoded in one way); `excluded` has the columns
     `where, what, id, reason` (what: case or slide); `used` counts (where, what) that took part; `reachable` gives for
     each simulated cohort the C-index of each latent risk; `filters` are (cohort, genes of each group left by each
-    filter); `smoothings` are (embedding, scores on held-out donors); `provenance` is shown as it is.
+    filter); `smoothings` are (embedding, scores on held-out donors); `tunings` are (title of a table, how its rows were
+    tuned); `provenance` is shown as it is.
     """
 
     title: str
@@ -81,6 +89,7 @@ class Report:
     reachable: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     filters: Sequence[tuple[str, pd.DataFrame]] = ()
     smoothings: Sequence[tuple[str, pd.DataFrame]] = ()
+    tunings: Sequence[tuple[str, pd.DataFrame]] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -89,6 +98,7 @@ def to_page(report: Report) -> str:
     sections = {
         "tables": ("Tables", "\n".join(report.tables)),
         "reachable": ("What can be reached", "".join(_reachable(*item) for item in report.reachable.items())),
+        "tuning": ("Tuning", "".join(_frame(*_TUNED, *item) for item in report.tunings)),
         "figures": ("Figures", "\n".join(_figure(path, caption) for path, caption in report.figures)),
         "genes": ("Genes", "".join(_frame(*_GENES, *item) for item in report.filters)),
         "smoothings": ("Smoothed embeddings", "".join(_frame(*_SMOOTHED, *item) for item in report.smoothings)),
