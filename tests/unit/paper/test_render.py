@@ -3,8 +3,9 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
-from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
+from paper_examples import ENTRY, MISSING, PUBLISHED, external_metrics, metrics
 
 from histofuse.paper.render import SIMULATED, lay_out, to_html, to_latex, to_markdown
 from histofuse.paper.tables import build_table, summarise_rows
@@ -29,6 +30,25 @@ def test_one_line_per_row_and_one_column_per_metric():
     assert "oncotree code is a proxy for grade" in layout.notes
     assert any("Nadeau" in note for note in layout.notes)
     assert any("'Clinical'" in note for note in layout.notes)
+
+
+def test_rows_scored_on_another_cohort_say_so():
+    rows = [{"label": "Clinical", "model": "cox"}, {"label": "Elsewhere", "model": "cox", "scored_on": "cptac"}]
+    rows.append({"label": "SNN elsewhere", "model": "snn", "scored_on": "cptac"})
+    entry = {**ENTRY, "rows": rows, "reference_row": "Elsewhere"}
+    frame = pd.concat([metrics().assign(scored_on=""), external_metrics()], ignore_index=True)
+    layout = lay_out(build_table(entry, summarise_rows(entry, frame)))
+    assert layout.header[:2] == ["Row", "Scored on"]
+    assert [row[1] for row in layout.rows] == ["own test parts", "cptac", "cptac"]
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3} \(0\.\d{3}–0\.\d{3}\)", layout.rows[0][2])
+    assert re.fullmatch(r"0\.\d{3} \(0\.\d{3}–0\.\d{3}\)\*?", layout.rows[1][2])
+    assert layout.rows[0][4] == "–"
+    assert layout.rows[2][4] != "–"
+    assert any(
+        "Scored on cptac (31 cases)" in note and "bootstrap interval over the cases" in note for note in layout.notes
+    )
+    assert any("two-sided bootstrap over the cases, paired with 'Elsewhere'" in note for note in layout.notes)
+    assert not any("t-test" in note for note in layout.notes)
 
 
 def test_a_significant_difference_has_a_star():

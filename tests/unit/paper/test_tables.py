@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
+from paper_examples import ENTRY, MISSING, PUBLISHED, external_metrics, metrics
 
 from histofuse.io import InputError, read_table, write_table
 from histofuse.paper.tables import COLUMNS, build_table, check_published, summarise_rows, unavailable_rows
@@ -102,6 +102,24 @@ def test_the_ratio_of_test_to_train_comes_from_the_entry():
     frame = metrics().assign(n_train=0)
     assert np.isnan(build(frame=frame).loc["SNN", "harrell_c"]["ci_low"])
     assert np.isfinite(build({**ENTRY, "test_to_train": 0.25}, frame).loc["SNN", "harrell_c"]["ci_low"])
+
+
+def test_rows_of_one_model_on_its_own_and_on_another_cohort():
+    rows = [{"label": "Own", "model": "cox"}, {"label": "Elsewhere", "model": "cox", "scored_on": "cptac"}]
+    entry = {**ENTRY, "rows": rows, "reference_row": "Own"}
+    frame = pd.concat([metrics(), external_metrics().assign(value=0.6)], ignore_index=True).fillna({"scored_on": ""})
+    table = build(entry, frame, unavailable={})
+    assert COLUMNS[-1] == "scored_on"
+    assert table["scored_on"].tolist() == ["", "", "cptac", "cptac"]
+    assert table.loc["Elsewhere", "harrell_c"]["estimate"] == pytest.approx(0.6)
+    assert table.loc["Own", "harrell_c"]["estimate"] > 0.7
+    assert table["n_external"].tolist() == [0, 0, 31, 31]
+    assert table["p_value"].isna().all()
+    assert unavailable_rows(entry, {"cptac": "no network"}) == {"Elsewhere": "no network"}
+    assert unavailable_rows(entry, {"glioma": "not fetched", "cptac": "no network"}) == {
+        "Own": "not fetched",
+        "Elsewhere": "not fetched; no network",
+    }
 
 
 def test_same_after_a_round_through_csv(tmp_path):

@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -121,6 +122,25 @@ def test_the_question_asks_for_open_files_of_the_projects(gdc):
         "experimental_strategy": ["Diagnostic Slide"],
     }
     assert set(KINDS) == {"expression", "mutations", "copy_number", "slide"}
+
+
+def test_cases_of_one_primary_site_are_asked_for_alone(gdc):
+    """CPTAC-3 holds kidneys and lungs beside brains."""
+    settings = {"projects": ["CPTAC-3"], "primary_sites": ["Brain"], "kinds": ["slide"]}
+    frame, _ = query_manifest(settings, gdc.address)
+    (question,) = gdc.asked
+    conditions = {c["content"]["field"]: c["content"]["value"] for c in question["filters"]["content"]}
+    assert conditions["cases.project.project_id"] == ["CPTAC-3"]
+    assert conditions["cases.primary_site"] == ["Brain"]
+    url = urlsplit(frame.loc[frame["kind"] == "clinical", "url"].item())
+    asked = json.loads(parse_qs(url.query)["filters"][0])
+    assert asked == {
+        "op": "and",
+        "content": [
+            {"op": "in", "content": {"field": "project.project_id", "value": ["CPTAC-3"]}},
+            {"op": "in", "content": {"field": "primary_site", "value": ["Brain"]}},
+        ],
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +50,27 @@ def test_ids_have_the_shape_of_tcga_barcodes():
     case = draw_case(Settings(seed=1, missing=0), 41)
     assert case.case_id == "SIMU-GB-0042"
     assert case.slides[0][:23] == "SIMU-GB-0042-01Z-00-DX1"
+
+
+def test_a_cptac_cohort_has_other_patients_and_cptac_ids():
+    cases = draw_cases(Settings(cases=6, seed=1, missing=0, slides_per_case=3, study="cptac"))
+    assert [case.case_id for case in cases[:3]] == ["C3L-00001", "C3N-00002", "C3L-00003"]
+    for case in cases:
+        assert list(case.slides) == [f"{case.case_id}-{21 + k}" for k in range(len(case.slides))]
+        assert re.fullmatch(r"CPT\d{10}", case.tumour_sample)
+        assert case.tumour_sample != case.normal_sample
+    samples = {sample for case in cases for sample in (case.tumour_sample, case.normal_sample)}
+    assert len(samples) == 12
+    others = draw_cases(Settings(cases=6, seed=1, missing=0))
+    assert not {case.tumour for case in cases} & {case.tumour for case in others}
+
+
+def test_a_cohort_of_slides_alone_has_no_genomics():
+    cases = draw_cases(Settings(cases=40, seed=1, missing=0.4, study="cptac", files="slides"))
+    assert not any(case.has["expression"] or case.has["alterations"] for case in cases)
+    assert 0 < sum(case.has["slides"] for case in cases) < 40
+    with pytest.raises(InputError, match=r"simulated\.files: a simulated IvyGAP is made of expression"):
+        Settings.parse({"study": "ivygap", "files": "slides"})
 
 
 @pytest.mark.parametrize(

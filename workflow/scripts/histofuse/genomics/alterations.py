@@ -15,6 +15,7 @@ from histofuse.genomics.genes import gene_names
 from histofuse.io import InputError
 
 MAF_COLUMNS = ("Hugo_Symbol", "Variant_Classification", "Tumor_Sample_Barcode")
+CPTAC_SAMPLE = r"CPT\d+"  # TCGA's barcodes begin with the case, those of CPTAC's aliquots tell nothing of it
 NON_SILENT = frozenset(
     {
         "Frame_Shift_Del",
@@ -39,16 +40,19 @@ def read_maf(path: str | Path, case_id: str) -> frozenset[str]:
     """The canonical symbols of the genes with a mutation that changes the protein (`NON_SILENT`) in a case's MAF.
 
     Comment lines and gzip are understood; a MAF without a variant is a tumour without one. Raises InputError
-    when a column is missing, a row has no gene or class, or the variants are of another patient.
+    when a column is missing, a row has no gene or class, or the variants are of another patient (or, as CPTAC's
+    samples do not tell the patient, of several samples).
     """
     table, first_line = read_gdc_table(path, MAF_COLUMNS)
     for column in MAF_COLUMNS:
         if table[column].isna().any():
             line = first_line + int(np.flatnonzero(table[column].isna())[0])
             raise InputError(f"{path}, line {line}: {column} is empty")
-    strangers = ~table["Tumor_Sample_Barcode"].astype(str).str.startswith(case_id)
+    samples = table["Tumor_Sample_Barcode"].astype(str)
+    unnamed = samples.str.fullmatch(CPTAC_SAMPLE) & samples.isin(samples.head(1))
+    strangers = ~(samples.str.startswith(case_id) | unnamed)
     if strangers.any():
-        other = table.loc[strangers, "Tumor_Sample_Barcode"].iloc[0]
+        other = samples[strangers].iloc[0]
         raise InputError(f"{path}: the manifest says case {case_id}, the file has variants of {other}")
     changed = table.loc[table["Variant_Classification"].isin(NON_SILENT), "Hugo_Symbol"].astype(str)
     return frozenset(_canonical(tuple(changed)))

@@ -100,7 +100,7 @@ def unavailable_rows(entry: dict, reasons: dict[str, str]) -> dict[str, str]:
 
 
 def table_rows(entry: dict) -> list[dict]:
-    """Rows of an entry, each with its own or the entry's cohort, task, protocol and seeds; `scored_on` is "" or given."""
+    """Rows of an entry, each with its own or the entry's cohort, task, protocol and seeds; `scored_on` may be ""."""
     rows = [{**{key: entry.get(key) for key in (*SETTING, "seeds")}, "scored_on": "", **row} for row in entry["rows"]]
     labels = [row["label"] for row in rows]
     repeated = {label for label in labels if labels.count(label) > 1}

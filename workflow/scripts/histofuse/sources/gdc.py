@@ -48,17 +48,17 @@ def query_manifest(
 ) -> tuple[pd.DataFrame, str]:
     """The manifest rows of a cohort and the GDC data release they describe.
 
-    `settings`: `projects` (GDC project ids), `kinds` (of `KINDS`; all by default), `cbioportal_study`
-    (optional). A case keeps all its diagnostic slides but one file of each other kind: the primary tumour's,
-    and of several the one whose sample id sorts first, so that repeated assays do not depend on the order of
-    the answer.
+    `settings`: `projects` (GDC project ids), `primary_sites` (only cases of these; a project such as CPTAC-3
+    holds many), `kinds` (of `KINDS`; all by default), `cbioportal_study` (optional). A case keeps all its
+    diagnostic slides but one file of each other kind: the primary tumour's, and of several the one whose sample
+    id sorts first, so that repeated assays do not depend on the order of the answer.
 
     Raises Unavailable when the service does not answer, InputError when it refuses the question or answers
     nonsense.
     """
     kinds = settings.get("kinds", list(KINDS))
     release = _ask(f"{GDC}/status", None, mirror, timeout).get("data_release", "unknown")
-    hits = {kind: _files(settings["projects"], kind, mirror, page, timeout) for kind in progress(kinds, "GDC /files")}
+    hits = {kind: _files(settings, kind, mirror, page, timeout) for kind in progress(kinds, "GDC /files")}
     rows = [row for kind in kinds for row in _rows(hits[kind], kind)]
     rows += _clinical_rows(settings)
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).fillna(""), release
@@ -66,9 +66,10 @@ def query_manifest(
 
 def _clinical_rows(settings: Mapping) -> list[dict]:
     """The live answers that hold survival and molecular labels; they have no checksum."""
-    projects = {"op": "in", "content": {"field": "project.project_id", "value": list(settings["projects"])}}
+    conditions = _of_cases(settings)
+    filters = conditions[0] if len(conditions) == 1 else {"op": "and", "content": conditions}
     query = {
-        "filters": json.dumps(projects, separators=(",", ":")),
+        "filters": json.dumps(filters, separators=(",", ":")),
         "expand": "demographic,diagnoses,follow_ups",
         "size": 20000,
         "format": "JSON",
@@ -123,14 +124,18 @@ def _rows(hits: list[dict], kind: str) -> list[dict]:
     return rows
 
 
-def _files(projects: list[str], kind: str, mirror: str | None, page: int, timeout: float) -> list[dict]:
+def _of_cases(settings: Mapping, prefix: str = "") -> list[dict]:
+    """Which cases are asked for, as GDC's filters; `prefix` is where a case lies in what is asked for."""
+    fields = {"project.project_id": settings["projects"], "primary_site": settings.get("primary_sites")}
+    wanted = {f"{prefix}{field}": list(values) for field, values in fields.items() if values}
+    return [{"op": "in", "content": {"field": field, "value": values}} for field, values in wanted.items()]
+
+
+def _files(settings: Mapping, kind: str, mirror: str | None, page: int, timeout: float) -> list[dict]:
     """All hits of `/files` for one kind, page by page."""
-    conditions = {"cases.project.project_id": list(projects), "access": ["open"]}
-    conditions |= {field: [value] for field, value in KINDS[kind].items()}
-    filters = {
-        "op": "and",
-        "content": [{"op": "in", "content": {"field": f, "value": v}} for f, v in conditions.items()],
-    }
+    conditions = {"access": "open"} | KINDS[kind]
+    of_files = [{"op": "in", "content": {"field": field, "value": [value]}} for field, value in conditions.items()]
+    filters = {"op": "and", "content": _of_cases(settings, "cases.") + of_files}
     hits: list[dict] = []
     while True:
         question = {

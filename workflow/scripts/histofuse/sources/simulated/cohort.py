@@ -148,7 +148,7 @@ def _names(settings: Settings, number: int) -> tuple[str, Callable[[int], str], 
     """A case's id, the id of its k-th slide, and the barcodes of its tumour and its normal sample."""
     if settings.study == "cptac":
         case_id = f"C3{'LN'[number % 2]}-{number - FIRST_OF_CPTAC + 1:05d}"
-        samples = tuple(f"CPT{10 * number + part:09d}" for part in (1, 2))
+        samples = tuple(f"CPT{10 * number + part:010d}" for part in (1, 2))
         return case_id, lambda k: f"{case_id}-{20 + k}", samples
     case_id = f"SIMU-GB-{number + 1:04d}"
 
