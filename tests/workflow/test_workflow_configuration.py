@@ -25,7 +25,81 @@ def regions_without_slides(config):
     config["tables"] = {"tiny_regions": config["tables"]["tiny_regions"]}
 
 
+def scored(on="tiny_cptac", table="tiny_subspaces", row=2, **changes):
+    """A change that has the row of a table scored on a cohort, and is otherwise as told."""
+
+    def change(config):
+        entry = config["tables"][table]
+        entry["rows"][row] |= {"scored_on": on} | changes
+        config["tables"] = {table: entry}
+
+    return change
+
+
+def mixed_scores(config):
+    """A model of a published table's z-scores that is scored on TPM."""
+    pinned = {"url": "https://example.org/table.zip", "sha256": "0" * 64}
+    config["cohorts"]["published"] = {"source": "published_tables", "table": pinned}
+    config["tasks"]["survival"]["modalities"] = []
+    scored("tiny", "tiny_survival", 1, cohort="published")(config)
+    del config["tables"]["tiny_survival"]["kaplan_meier"], config["tables"]["tiny_survival"]["heatmaps"]
+    config["tables"]["tiny_survival"]["rows"] = config["tables"]["tiny_survival"]["rows"][1:2]
+    config["tables"]["tiny_survival"]["reference_row"] = "SNN"
+
+
+def released_predictions(config):
+    """Two cohorts, of which one holds released predictions; the row is trained on it."""
+    models = {"snn": {"model": "snn", "rows": "roi", "rna_subset": False}}
+    config["cohorts"]["released"] = {"source": "published_predictions", "file": "released.csv", "models": models}
+    scored("tiny_cptac", cohort="released", model="snn")(config)
+
+
+WHERE = "tables: tiny_subspaces: row 'The student on slides of another cohort': scored_on: "
 REFUSED = {
+    "cohort to score on that is not defined": (scored("cptac"), WHERE + "cptac: is not an entry of `cohorts`"),
+    "cohort to score on that is trained on": (scored("tiny_ivygap"), WHERE + "tiny_ivygap: is trained on; take"),
+    "scored on its own cohort": (
+        scored("tiny", "tiny_survival", 0),
+        "tables: tiny_survival: row 'Clinical': scored_on: tiny: is trained on; take scored_on out",
+    ),
+    "scored on a meta cohort": (
+        scored("tiny_meta", "tiny_survival", 0),
+        "row 'Clinical': scored_on: tiny_meta: is a meta cohort; name the one cohort of it that is to be scored",
+    ),
+    "released predictions scored elsewhere": (
+        released_predictions,
+        WHERE + "tiny_cptac: released holds released predictions; there is no model to score",
+    ),
+    "genes of a cohort of slides": (
+        scored(model="ks_fusion"),
+        WHERE + "tiny_cptac: ks_fusion reads expression, which tiny_cptac does not have",
+    ),
+    "slides of a cohort of genes": (
+        lambda config: [
+            config["cohorts"]["tiny_ivygap"]["simulated"].pop("slides_per_case"),
+            scored("tiny_ivygap", "tiny_survival", 2)(config),
+        ],
+        "row 'AttMIL': scored_on: tiny_ivygap: attmil reads resnet50_20x, which tiny_ivygap does not have",
+    ),
+    "vectors of another run on another cohort": (
+        scored(table="tiny_regions", row=1),
+        "tiny_cptac: pathomic_fusion_cnn: inputs: images: reads vectors of another run, which are made for its own",
+    ),
+    "scaling per source on another cohort": (
+        scored(table="tiny_two_cohorts", row=1),
+        "tiny_cptac: snn_hvg_per_source: inputs: expression: is scaled per source cohort, and nothing is learnt of",
+    ),
+    "z-scores scored on values": (
+        mixed_scores,
+        "scored_on: tiny: snn_genomic reads values of genes, which are z-scores in a published table and not in others",
+    ),
+    "figure of a model that is only scored elsewhere": (
+        lambda config: [
+            scored("tiny_ivygap", "tiny_survival", 0)(config),
+            config["tables"]["tiny_survival"].update(kaplan_meier=["clinical"]),
+        ],
+        "tables: tiny_survival: kaplan_meier: 'clinical' is not the model of a row",
+    ),
     "unknown key at the top": (
         put("tabels", {}),
         "top level: Additional properties are not allowed ('tabels' was unexpected); known keys: atlases, cohorts, ",

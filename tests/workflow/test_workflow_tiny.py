@@ -48,7 +48,7 @@ def report_page(tiny_grid):
         ("tiny_regions", 3, 1),
         ("tiny_two_cohorts", 3, 1),
         ("tiny_tuned", 2, 1),
-        ("tiny_subspaces", 2, 2),
+        ("tiny_subspaces", 3, 2),
     ],
 )
 def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metrics):
@@ -59,7 +59,7 @@ def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metri
     assert frame["estimate"].between(0, 1).all()
     assert (frame["n_splits"] == 2).all()
     assert (frame["status"] == "run").all()
-    others = frame["row"] != frame["reference_row"]
+    others = (frame["row"] != frame["reference_row"]) & frame["scored_on"].isna()
     assert frame.loc[others, "p_adjusted"].notna().all()
     for suffix in ("md", "tex"):
         text = (tiny_grid / f"results/tables/{table}.{suffix}").read_text()
@@ -168,9 +168,37 @@ def test_a_student_is_taught_by_the_teacher_of_its_split(tiny_grid):
     assert not [name for name in alone if name.startswith("loss_")]
 
 
+def test_a_student_is_scored_on_slides_of_another_cohort(tiny_grid, report_page):
+    """Without genes there, without training anew: as many models as were trained, all on the same cases."""
+    table = pd.read_csv(tiny_grid / "results/tables/tiny_subspaces.csv")
+    lines = table[table["scored_on"] == "tiny_cptac"].set_index("metric")
+    assert set(lines["cohort"]) == {"tiny_meta"}
+    assert lines["p_value"].isna().all()
+    assert lines["half_width_t"].isna().all()
+    low, estimate, high = lines.loc["harrell_c", ["ci_low", "estimate", "ci_high"]]
+    assert low < estimate < high
+    assert lines.loc["slide_harrell_c", "estimate"] != estimate
+    folder = tiny_grid / "results/tiny_meta/scored_on/tiny_cptac/survival_intervals/mccv2/disentangled_distilled"
+    population = pd.read_parquet(tiny_grid / "results/tiny_cptac/populations_scored/survival_intervals.parquet")
+    assert (lines["n_external"] == len(population)).all()
+    for split in range(2):
+        predictions = pd.read_parquet(folder / f"split{split}/seed0/predictions.parquet")
+        check_predictions(predictions, "survival")
+        test = predictions[predictions["part"] == "test"]
+        assert test["case_id"].tolist() == sorted(population["case_id"])
+        assert test["case_id"].str.fullmatch(r"C3[LN]-\d{5}").all()
+        slides = pd.read_parquet(folder / f"split{split}/seed0/slides.parquet")
+        assert slides["slide_id"].str.fullmatch(r"C3[LN]-\d{5}-2\d").all()
+        assert len(slides) > len(test)
+    assert not (tiny_grid / "results/tiny_cptac/genomics").exists()
+    assert not (tiny_grid / "results/tiny_cptac/runs").exists()
+    assert "Scored on tiny_cptac" in report_page
+
+
 def test_slides_are_scored_beside_their_cases(tiny_grid):
     """With one slide per case both figures are the same; a model that reads no slide has none of its own."""
-    table = pd.read_csv(tiny_grid / "results/tables/tiny_subspaces.csv").pivot(index="row", columns="metric")
+    table = pd.read_csv(tiny_grid / "results/tables/tiny_subspaces.csv")
+    table = table[table["scored_on"].isna()].pivot(index="row", columns="metric")
     pd.testing.assert_frame_equal(
         table.xs("harrell_c", axis=1, level="metric")[["estimate", "ci_low", "ci_high"]],
         table.xs("slide_harrell_c", axis=1, level="metric")[["estimate", "ci_low", "ci_high"]],

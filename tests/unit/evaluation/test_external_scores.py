@@ -103,6 +103,28 @@ def test_censoring_weights_are_of_the_cases_scored():
     assert without.loc["uno_c", "value"] == found.loc["uno_c", "value"]
 
 
+def test_slides_are_drawn_with_their_cases():
+    frame = predictions(0, 0, 1.0)
+    test = frame[frame["part"] == "test"]
+    slides = pd.concat(
+        [test.assign(slide_id=test["case_id"] + "-21"), test.iloc[::3].assign(slide_id=lambda f: f["case_id"])]
+    )
+    slides["risk"] += np.random.default_rng(5).normal(size=len(slides))
+    found = score_external(frame, slides, "survival").set_index("metric")
+    case, known = (
+        slides["case_id"].str[-5:].astype(int).to_numpy(),
+        (slides["time_days"], slides["event"], slides["risk"]),
+    )
+    time, event, risk = (values.to_numpy(float) for values in known)
+    assert found.loc["slide_harrell_c", "value"] == pytest.approx(survival.harrell_c(risk, time, event))
+    plain = []
+    for row in draw_counts(N)[:25].astype(int):
+        drawn = np.repeat(np.arange(len(slides)), row[case])
+        plain.append(survival.harrell_c(risk[drawn], time[drawn], event[drawn]))
+    np.testing.assert_allclose(found.loc["slide_harrell_c", "replicates"][:25], plain, rtol=1e-12)
+    assert found.loc["harrell_c", "replicates"].shape == (RESAMPLES,)
+
+
 @pytest.mark.parametrize("change", [{"scored_on": "other"}, {"task": "grading"}, {"scored_on": ""}])
 def test_rows_scored_on_other_cases_are_not_tested(good, poor, change):
     summary = summarise(pd.concat([good, poor.assign(**change)]), reference="poor").set_index("row")

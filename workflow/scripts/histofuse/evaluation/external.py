@@ -25,13 +25,18 @@ def score_external(predictions: pd.DataFrame, slides: pd.DataFrame | None, kind:
     """Metrics of one model's external cases, like `score_run`, with the columns `replicates` and `cases` beside them.
 
     Censoring weights (Uno's C, time-dependent AUC, Brier score) are estimated on the external cases: they undo how
-    long these patients were followed, which the training cohort does not know. `replicates`: the metric's value in
+    long these patients were followed, which the training cohort does not know. `slides`: predictions of the same
+    cases' slides, or nothing where rows are cases. `replicates`: the metric's value in
     each resample of the cases (None where there is none); `cases`: digest of the cases and outcomes, by which
     replicates of two models are known to be paired. Raises InputError where the predictions break their contract.
     """
     metrics = score_run(predictions, kind, slides, own_censoring=True)
     test = predictions[predictions["part"] == "test"].sort_values("case_id", ignore_index=True)
-    found = replicates(test, kind, draw_counts(len(test)))
+    counts = draw_counts(len(test))
+    found = replicates(test, kind, counts)
+    if slides is not None and not slides.empty:  # a case is drawn with all its slides
+        of_slides = counts[:, pd.Index(test["case_id"]).get_indexer(slides["case_id"])]
+        found |= {f"slide_{name}": values for name, values in replicates(slides, kind, of_slides).items()}
     outcome = test[["case_id", "time_days", "event", "label"]].to_csv(index=False)
     return metrics.assign(
         replicates=[found.get(name) for name in metrics["metric"]],
