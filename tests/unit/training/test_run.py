@@ -88,6 +88,15 @@ def test_a_case_gets_the_mean_of_its_slides(tmp_path):
     np.testing.assert_allclose(result.predictions["risk"], np.array(expected) / 2 * w.sum() + b[0], atol=1e-4)
 
 
+def test_an_estimator_has_its_own_loss_whatever_the_task_says(tmp_path):
+    split = make_split("survival")
+    own, told = (
+        run(LinearModel, {}, task, split, job(tmp_path))
+        for task in (SURVIVAL, SURVIVAL | {"loss": {"name": "discrete", "intervals": 4}})
+    )
+    pd.testing.assert_frame_equal(own.predictions, told.predictions)
+
+
 def test_a_loss_that_does_not_fit_the_task_is_refused(tmp_path):
     with pytest.raises(InputError, match="'cross_entropy' does not fit a survival task; choose cox or discrete"):
         run(SNN, {"loss": {"name": "cross_entropy"}}, SURVIVAL, make_split("survival"), job(tmp_path))

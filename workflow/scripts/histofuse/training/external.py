@@ -144,7 +144,7 @@ def predict_external(
     Raises InputError when the weights do not fit, or the class cannot predict from its weights.
     """
     check_scaling(split, weights)
-    head = make_head(entry, task, split)
+    head = make_head(entry, task, split, model_class)
     outputs, parts = _outputs(model_class, entry, split, external, head, weights, threads)
     train = own[own["part"] == "train"]
     number, seed = (int(own[name].iloc[0]) for name in ("split", "seed"))

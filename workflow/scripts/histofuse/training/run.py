@@ -62,7 +62,7 @@ def run(
     """
     train = split.part("train")
     target = split.target.take(train)
-    head = make_head(entry, task, split)
+    head = make_head(entry, task, split, model_class)
     parameters = entry.get("params", {})
     if not issubclass(model_class, Estimator) and "training" not in entry:
         raise InputError(
@@ -80,9 +80,13 @@ def run(
     return Result(predictions.assign(**head.risk_of_parts(parts, split)), slides, history, weights | scaling_of(split))
 
 
-def make_head(entry: dict, task: dict, split: Split) -> Head:
-    """The head of a run: its loss is the entry's, or the task's, or the usual one of the task's kind."""
-    loss = entry.get("loss") or task.get("loss") or DEFAULT_LOSS[task["kind"]]
+def make_head(entry: dict, task: dict, split: Split, model_class: type | None = None) -> Head:
+    """The head of a run: its loss is the entry's, or the task's, or the usual one of the task's kind.
+
+    A task's loss is for networks: an `Estimator` fits what is usual whatever the task says.
+    """
+    of_task = None if model_class is not None and issubclass(model_class, Estimator) else task.get("loss")
+    loss = entry.get("loss") or of_task or DEFAULT_LOSS[task["kind"]]
     return Head(split.target.take(split.part("train")), loss, entry.get("aggregate"))
 
 
