@@ -1,7 +1,7 @@
 """Which figures there are, what they are drawn from and what their captions say."""
 
 # Figures of single rows, by the key of a table that lists their models.
-OF_ROWS = ("kaplan_meier", "hazards", "modulation")
+OF_ROWS = ("kaplan_meier", "hazards", "modulation", "gene_importance")
 CAPTIONS = {
     "intervals": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
     "(thin), or the bootstrap interval over the cases of another cohort that a row was scored on. Dotted: the "
@@ -21,7 +21,14 @@ CAPTIONS = {
     "sensitivity": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
     "(thin); values are equally spaced. Whether rows differ is tested in the table, on differences within splits: "
     "intervals that overlap do not say that they are equal",
+    "gene_importance": "what it does when an input of the test cases is that of other cases (permutation importance). "
+    "Small dots: runs of each split and seed, each the mean over its permutations; large ones: means over splits, with "
+    "the interval corrected for overlapping splits. Below, single genes: those of each run that the branch's gradient "
+    "says most of are permuted, and count as 0 in the mean of runs that do not read them or pass them over (n/N: in how "
+    "many runs a gene was permuted)",
     "heatmaps": "tile scores over four test slides",
+    "sampling_points": "where attention reads four test slides. A point is drawn in the tile at the nearest place of the "
+    "map that the model makes of a slide's tiles; neighbours there are not everywhere neighbours in tissue",
     "interpolation": "distance to the second of two cell types on a walk through mixtures of their cells. Dotted: where "
     "mixtures lie between their parts",
 }
@@ -50,12 +57,22 @@ def refuse_undrawable(table, key, model):
     if model not in {row["model"] for row in own_rows(table) if not imported(row["cohort"])}:
         raise WorkflowError(f"{where}: is not the model of a row that is trained here")
     row = row_of(table, model)
-    needed = {"roc": "classification", "modulation": None}.get(key, "survival")
+    needed = {"roc": "classification", "modulation": None, "gene_importance": None}.get(key, "survival")
     kind = config["tasks"][row["task"]]["kind"]
     if needed not in (None, kind):
         raise WorkflowError(f"{where}: {row['task']} is a {kind} task, not one of {needed}")
     if key == "modulation" and modulation_of(model) is None:
         raise WorkflowError(f"{where}: is trained without a modulation (`training: modulation`)")
+    if key == "gene_importance":
+        refuse_without_branches(where, model)
+
+
+def refuse_without_branches(where, model):
+    """Refuse the importance of genes for a model that reads no table or whose output is no sum of branches."""
+    if not any(is_table(name, options) for name, options in MODELS[model]["inputs"].items()):
+        raise WorkflowError(f"{where}: the model reads no table of genes")
+    if not offers(class_file(model), MODELS[model]["class"].partition(":")[2], "branches"):
+        raise WorkflowError(f"{where}: {MODELS[model]['class']} has no branches (no method branches)")
 
 
 def modulation_of(model):
@@ -109,11 +126,15 @@ def predictions_of_roc(table):
     }
 
 
-def classes_of_roc(table):
-    """Names of the classes of the task under `roc`; of numbers with the task's label, as in "Grade 2"."""
-    task = row_of(table, config["tables"][table]["roc"][0])["task"]
+def class_names(task):
+    """Names of a task's classes; those that begin with a number with the task's label, as in "Grade 2"."""
     entry = config["tasks"][task]
-    return [f"{entry.get('label', task)} {name}" if name[0].isdigit() else name for name in entry["classes"]]
+    return [f"{entry.get('label', task)} {name}" if name[0].isdigit() else name for name in entry.get("classes", {})]
+
+
+def classes_of_roc(table):
+    """Names of the classes of the task under `roc`."""
+    return class_names(row_of(table, config["tables"][table]["roc"][0])["task"])
 
 
 def figures_shown():
@@ -134,7 +155,8 @@ def caption(path):
     table, name = Path(path).parts[-2], Path(path).stem
     if Path(path).parts[2] == "embeddings":
         return f"{title_of_embedding(table)}: {CAPTIONS[name]}"
-    kind = next(kind for kind in (*OF_ROWS, "heatmaps", "intervals", "roc", "sensitivity") if name.startswith(kind))
+    kinds = (*OF_ROWS, *OVER_SLIDES, "intervals", "roc", "sensitivity")
+    kind = next(kind for kind in kinds if name.startswith(kind))
     model = name.removeprefix(kind).removeprefix("_")
     title = title_of_row(table, model) if model else title_of_table(table)
     if kind == "modulation" and modulation_of(model).get("kind") == "coordination":

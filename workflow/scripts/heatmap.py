@@ -1,13 +1,14 @@
 """Heatmaps of a run's tile scores over four of its test slides, as SVG and PNG."""
 
 from histofuse.io import read_table, start_log
-from histofuse.paper.heatmaps import find_places, heatmap_figure, make_panels, note_on
+from histofuse.paper.heatmaps import heatmap_figure, make_panels, note_on
+from histofuse.paper.slide_places import find_places
 from histofuse.paper.style import save_figure
 
 start_log(snakemake.log[0])
 given, classes = snakemake.input, snakemake.params.classes
 
-scores = read_table(given.scores)
+scores = read_table(given.shown)
 slides = scores["slide_id"].unique()
 files = find_places(given.folders, slides)
 panels = make_panels(scores, read_table(given.predictions), files, classes)

@@ -57,7 +57,7 @@ def weighted(scores, name):
 def test_attention_and_hazards_of_tiles_make_the_risk_of_their_slide(store, tmp_path):
     split = make_split(store)
     result, scores = trained(AttMIL, ENTRY, SURVIVAL, split, tmp_path)
-    assert list(scores) == ["slide_id", "case_id", "part", "tile", "count", "attention", "log_hazard"]
+    assert list(scores) == ["slide_id", "case_id", "part", "tile", "stored", "count", "attention", "log_hazard"]
     np.testing.assert_allclose(scores.groupby("slide_id")["attention"].sum(), 1, atol=1e-5)
     risk = result.predictions.groupby("part")["risk"].apply(np.array)
     np.testing.assert_allclose(weighted(scores, "log_hazard"), risk["test"] - risk["train"].mean(), atol=1e-4)
@@ -155,7 +155,7 @@ class Wrong(AttMIL):
 
 def test_a_model_may_give_attention_only(store, tmp_path):
     scores = trained(Attentive, ENTRY, SURVIVAL, make_split(store), tmp_path)[1]
-    assert list(scores)[5:] == ["attention_first"]
+    assert list(scores)[6:] == ["attention_first"]
 
 
 @pytest.mark.parametrize(

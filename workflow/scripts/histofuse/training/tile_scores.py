@@ -24,15 +24,15 @@ def tile_scores(
     predictions: pd.DataFrame,
     threads: int = 1,
 ) -> pd.DataFrame:
-    """Score every stored tile of the test part's slides.
+    """Score every tile of the test part's slides that the model is given.
 
     Args:
         model_class: a torch module with `tile_scores` (see `histofuse.models.registry`); entry: its resolved config
             entry; task: its config entry.
         split: assembled as for the run. weights: as the run saved them. predictions: the run's, `case_id` and, for a
             classification, `probabilities`. threads: that torch may use.
-    Returns: `slide_id, case_id, part, tile` (position among the slide's stored tiles), `count` (how often the bag holds
-        the tile) and a column per score. Scores with one value per tile keep their names. `output` becomes
+    Returns: `slide_id, case_id, part, tile` (position among the slide's `stored` tiles), `count` (how often the bag
+        holds the tile) and a column per score. Scores with one value per tile keep their names. `output` becomes
         `log_hazard` (Cox), `log_odds_of_death` (discrete hazards; the mean over the intervals) or `log_odds_of_class`
         (of the class predicted for the case against each other class; the mean over those). It is relative to the
         average slide of the training part: 0 says no more than such a slide does.
@@ -55,7 +55,8 @@ def tile_scores(
         if outputs is not None:
             scores[SCORES[head.name]] = _reduce(outputs - average, head, classes, case)
         about = {"slide_id": slide, "case_id": case, "part": "test", "tile": store.given(slide).astype(np.int32)}
-        frames.append(pd.DataFrame(about | {"count": store.count(slide)} | scores))
+        about |= {"stored": np.int32(store.index.at[slide, "n_tiles"]), "count": store.count(slide)}
+        frames.append(pd.DataFrame(about | scores))
     return pd.concat(frames, ignore_index=True)
 
 
