@@ -37,7 +37,8 @@ cohorts:
   tiny_cptac:
     label: Tiny external glioma
     source: simulated
-    simulated: {study: cptac, files: slides, cases: 24, seed: 9, slide_pixels: 900, slides_per_case: 2, broken_slides: 0}
+    simulated:
+      {study: cptac, files: slides, cases: 24, seed: 9, slide_pixels: 900, slides_per_case: 2, broken_slides: 0}
     files_per_job: {slide: 60}
 atlases:
   tiny_cells: {source: simulated, simulated: {cells_per_type: 12, donors: 4, genes: 193, seed: 7}, held_out: 0.25}
