@@ -112,14 +112,15 @@ def inner_splits_of(wildcards):
 
 
 def trials_of(table):
-    """The files of the trials of a table's rows, each with what it is about: row, model and split."""
+    """{file of the trials of a table's row: its row, model and split}; rows with the same runs count once."""
     pattern = "results/{cohort}/runs/{task}/{protocol}/{model}/split{split}/tuning/trials.parquet"
-    return [
-        (pattern.format(split=split, **row), {"row": row["label"], "model": row["model"], "split": split})
-        for row in rows_of(table)
-        if not imported(row["cohort"]) and "tuning" in MODELS[row["model"]] and runs(row)
-        for split in range(config["protocols"][row["protocol"]]["n_splits"])
-    ]
+    found = {}
+    for row in rows_of(table):
+        if not imported(row["cohort"]) and "tuning" in MODELS[row["model"]] and runs(row):
+            for split in range(config["protocols"][row["protocol"]]["n_splits"]):
+                about = {"row": row["label"], "model": row["model"], "split": split}
+                found.setdefault(pattern.format(split=split, **row), about)
+    return found
 
 
 def tunings_shown():

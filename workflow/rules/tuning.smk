@@ -84,7 +84,7 @@ use rule vectors as vectors_of_tuning with:
 
 rule tunings:
     input:
-        trials=lambda wildcards: [path for path, _ in trials_of(wildcards.table)],
+        trials=lambda wildcards: list(trials_of(wildcards.table)),
     output:
         csv="results/tunings/{table}.csv",
     log:
@@ -98,7 +98,7 @@ rule tunings:
         mem_mb=1000,
         runtime=10,
     params:
-        labels=lambda wildcards: [about for _, about in trials_of(wildcards.table)],
+        labels=lambda wildcards: list(trials_of(wildcards.table).values()),
         code=code("tunings.py"),
     message:
         "Collecting how the rows of {wildcards.table} were tuned"
