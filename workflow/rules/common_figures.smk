@@ -4,7 +4,7 @@
 OF_ROWS = ("kaplan_meier", "hazards", "modulation", "gene_importance")
 CAPTIONS = {
     "intervals": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
-    "(thin), or the bootstrap interval over the cases of another cohort that a row was scored on. Dotted: the "
+    "(thin), or the bootstrap interval over the cases of another cohort that a row was scored on (dashed). Dotted: the "
     "reference row",
     "kaplan_meier": "test cases above and below the median of the training risks, each case once. The log-rank p only "
     "describes, as models of different splits share cases",
@@ -45,7 +45,7 @@ def refuse_unknown_figures():
             raise WorkflowError(
                 f"tables: {table}: roc: models of one task are needed, not of {', '.join(sorted(tasks))}"
             )
-        labels = {row["label"] for row in rows_of(table)}
+        labels = {row["label"] for row in own_rows(table)}
         for label in entry.get("sensitivity", {}).get("rows", {}):
             if label not in labels:
                 raise WorkflowError(f"tables: {table}: sensitivity: rows: {label!r} is not the label of a row")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
+from paper_examples import ENTRY, MISSING, PUBLISHED, external_metrics, metrics
 
 from histofuse.io import InputError
 from histofuse.paper.figures import kaplan_meier_figure, risk_groups, table_figure
@@ -96,6 +96,17 @@ def test_every_row_is_drawn_in_order():
     assert texts(figure) == ["not run"]
     labels = {text.get_text() for text in axes.get_legend().get_texts()}
     assert labels == {"Corrected 95 % interval", "t-interval, as printed", "Estimate", "Published"}
+
+
+def test_a_row_scored_on_another_cohort_has_an_interval_of_its_own_kind():
+    rows = [{"label": "Own", "model": "cox"}, {"label": "Elsewhere", "model": "cox", "scored_on": "cptac"}]
+    entry = {**ENTRY, "rows": rows, "reference_row": "Own"}
+    frame = pd.concat([metrics(), external_metrics()], ignore_index=True).fillna({"scored_on": ""})
+    axes = table_figure(build_table(entry, summarise_rows(entry, frame)), "harrell_c", "Survival").axes[0]
+    drawn = [line for line in axes.lines if line.get_label() == "95 % bootstrap over cases of cptac"]
+    assert [tuple(line.get_ydata()) for line in drawn] == [(-1, -1)]
+    assert drawn[0].is_dashed()
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "Corrected 95 % interval"] == [0]
 
 
 def test_nothing_published_beside_a_simulated_cohort():

@@ -70,7 +70,8 @@ def kaplan_meier_figure(groups: pd.DataFrame, title: str) -> Figure:
 def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool = False) -> Figure:
     """One `metric` of a table: estimates, the papers' interval (thick) and the corrected one (thin), published figures.
 
-    Rows that were not run stay in their place and say so.
+    The interval of a row that was scored on another cohort is dashed. Rows that were not run stay in their place and
+    say so.
     """
     lines = table[table["metric"] == metric].reset_index(drop=True)
     if lines.empty:
@@ -121,8 +122,10 @@ def _log_rank(groups: pd.DataFrame, years: pd.Series) -> str:
 
 def _draw_row(axes, place: int, line: pd.Series, simulated: bool) -> None:
     if pd.notna(line["ci_low"]):
-        label = "Corrected 95 % interval" if line["n_splits"] > 1 else "95 % bootstrap over cases"
-        axes.plot([line["ci_low"], line["ci_high"]], [place, place], color=BLUE, linewidth=1, label=label)
+        label, style = "Corrected 95 % interval" if line["n_splits"] > 1 else "95 % bootstrap over cases", "-"
+        if line["n_external"]:
+            label, style = f"95 % bootstrap over cases of {line['scored_on']}", (0, (4, 1.5))
+        axes.plot([line["ci_low"], line["ci_high"]], [place] * 2, color=BLUE, linewidth=1, linestyle=style, label=label)
     if pd.notna(line["half_width_t"]):
         ends = np.clip(line["estimate"] + np.array([-1, 1]) * line["half_width_t"], 0, 1)  # every metric lies between
         axes.plot(
