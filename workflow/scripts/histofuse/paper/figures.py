@@ -124,7 +124,7 @@ def _draw_row(axes, place: int, line: pd.Series, simulated: bool) -> None:
     if pd.notna(line["ci_low"]):
         label, style = "Corrected 95 % interval" if line["n_splits"] > 1 else "95 % bootstrap over cases", "-"
         if line["n_external"]:
-            label, style = f"95 % bootstrap over cases of {line['scored_on']}", (0, (4, 1.5))
+            label, style = f"95 % bootstrap over\ncases of {line['scored_on']}", (0, (4, 1.5))
         axes.plot([line["ci_low"], line["ci_high"]], [place] * 2, color=BLUE, linewidth=1, linestyle=style, label=label)
     if pd.notna(line["half_width_t"]):
         ends = np.clip(line["estimate"] + np.array([-1, 1]) * line["half_width_t"], 0, 1)  # every metric lies between
