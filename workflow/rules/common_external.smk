@@ -44,7 +44,7 @@ def modalities_scored(cohort, task):
             elif name == "regions":
                 found[options["regions"]] = f"regions/{options['regions']}/index.parquet"
             elif table_of(name, options) != "cases.parquet":
-                found[options.get("from", name)] = table_of(name, options)
+                found[options.get("embedding", options.get("from", name))] = table_of(name, options)
     return {name: f"results/{cohort}/{file}" for name, file in sorted(found.items())}
 
 
