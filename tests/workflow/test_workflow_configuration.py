@@ -180,6 +180,18 @@ REFUSED = {
         put("tables", "tiny_regions", "modulation", ["t2t_vit"]),
         "tables: tiny_regions: modulation: t2t_vit: is trained without a modulation (`training: modulation`)",
     ),
+    "importance of genes in a model without branches": (
+        put("tables", "tiny_survival", "gene_importance", ["snn_genomic"]),
+        "tables: tiny_survival: gene_importance: snn_genomic: histofuse.models.snn:SNN has no branches (no method ",
+    ),
+    "importance of genes in a model without tables": (
+        put("tables", "tiny_survival", "gene_importance", ["attmil"]),
+        "tables: tiny_survival: gene_importance: attmil: the model reads no table of genes",
+    ),
+    "sampling points of a model that has none": (
+        put("tables", "tiny_survival", "sampling_points", ["attmil"]),
+        "tables: tiny_survival: sampling_points: attmil: histofuse.models.attmil:AttMIL has no method sampling_points",
+    ),
     "ROC curves of survival": (
         put("tables", "tiny_survival", "roc", ["clinical"]),
         "tables: tiny_survival: roc: clinical: survival is a survival task, not one of classification",

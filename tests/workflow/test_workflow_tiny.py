@@ -78,6 +78,9 @@ def test_table_is_complete_and_has_the_fixed_shape(tiny_grid, table, rows, metri
         "tiny_grading/sensitivity",
         "tiny_regions/hazards_path_gptomic",
         "tiny_regions/modulation_path_gptomic",
+        "tiny_subspaces/heatmaps_ks_fusion",
+        "tiny_subspaces/sampling_points_ks_fusion",
+        "tiny_subspaces/gene_importance_ks_fusion",
         "embeddings/scgpt/interpolation",
     ],
 )
@@ -213,6 +216,15 @@ def test_slides_are_scored_beside_their_cases(tiny_grid):
     undefined = clinical[clinical["metric"] == "slide_harrell_c"]
     assert undefined["value"].isna().all()
     assert set(undefined["note"]) == {"the model's rows are cases, not slides"}
+
+
+def test_subspaces_are_moved_by_their_own_genes(tiny_grid):
+    runs = tiny_grid / "results/tiny_meta/runs/survival_intervals/mccv2/ks_fusion"
+    importance = pd.concat([pd.read_parquet(runs / f"split{k}/seed0/gene_importance.parquet") for k in range(2)])
+    assert set(importance["input"]) == {"tiles", "tumour", "microenvironment"}
+    moved = importance[importance["column"] == ""].groupby(["input", "branch"])["change"].mean()
+    for own, other in (("tumour", "microenvironment"), ("microenvironment", "tumour")):
+        assert moved[own, own] > moved[own, other] == 0
 
 
 def test_cases_without_regions_are_set_aside_for_all_rows(tiny_grid):

@@ -108,7 +108,7 @@ tables:
     reference_row: Concat
     rows:
       - {label: Clinical, model: clinical}
-      - {label: SNN, model: snn_genomic}
+      - &snn {label: SNN, model: snn_genomic}
       - {label: AttMIL, model: attmil}
       - {label: AttMIL (regions), model: attmil_regions}
       - {label: Concat, model: concat_short}
@@ -175,7 +175,7 @@ tables:
     reference_row: SNN
     rows:
       - {label: Clinical, model: clinical}
-      - {label: SNN, model: snn_genomic}
+      - *snn
   tiny_subspaces:
     title: Tumour and microenvironment of two tiny cohorts
     cohort: tiny_meta
@@ -183,6 +183,9 @@ tables:
     protocol: mccv2
     seeds: [0]
     metrics: [harrell_c, slide_harrell_c]
+    heatmaps: [ks_fusion]
+    sampling_points: [ks_fusion]
+    gene_importance: [ks_fusion]
     reference_row: KS-Fusion
     rows:
       - {label: KS-Fusion, model: ks_fusion}
