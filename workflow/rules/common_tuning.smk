@@ -47,16 +47,23 @@ def tuned_entry(model, tuning):
 
 
 def tune_table(table):
-    """Let the rows of a table, and what else it says of their models, mean the tuned ones; its note says so."""
-    entry, tuning = config["tables"][table], config["tables"][table].get("tuning")
+    """Let the rows of a table, and what else it says of their models, mean the tuned ones; its note says so.
+
+    Tables may share rows (YAML's anchors): those of this one are made anew.
+    """
+    tuning = config["tables"][table].get("tuning")
     if tuning is None:
         return
     if tuning not in config.get("tunings", {}):
         raise WorkflowError(f"tables: {table}: tuning: {tuning!r} is not an entry of `tunings`")
     refuse_unknown_space(tuning)
+    config["tables"][table] = entry = config["tables"][table] | {
+        "rows": [dict(row) for row in config["tables"][table]["rows"]]
+    }
     tuned, as_they_are = {}, []
     for row, filled in zip(entry["rows"], rows_of(table)):
-        if row["model"] not in config["models"] or imported(filled["cohort"]):
+        known = row["model"] in config["models"] and filled.get("cohort") in config["cohorts"]
+        if not known or imported(filled["cohort"]):  # what is unknown is refused with all other references
             continue
         protocol = config["protocols"].get(filled.get("protocol"), {})
         selects = resolved(row["model"]).get("training", {}).get("select") == "validation"
