@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from histofuse.io import InputError
 from histofuse.models.biased_attention import biased_attention, position_bias
 
-LATTICE = 257  # points a side of the table of position biases
+LATTICE, LATTICE_SMALL = 257, 129  # points a side of the table of position biases; the latter for small maps
 
 
 class Geometry(NamedTuple):
@@ -44,8 +44,9 @@ class DeformableAttention(nn.Module):
 
     Two things are exact rearrangements. Queries, keys and values of a head are linear in width / heads numbers, fewer
     than head_width, so attention runs in these. The query's projection is folded into the offsets' convolution.
-    One is an approximation: the MLP is evaluated on a lattice of 257² points and looked up bilinearly in it, instead
-    of once for each pair of a place and a key; gradients reach the MLP through the table, offsets through the lookup.
+    One is an approximation: the MLP is evaluated on a lattice of 257² points (129² for maps under 12 places a side) and
+    looked up bilinearly, instead of once for each pair of a place and a key; gradients reach the MLP through the table,
+    offsets through the lookup.
     Its ReLUs switch at the lattice's points, so the MLP's own gradient is the least exact: to some per cent of its
     length where what arrives has no pattern in space, to a thousandth where it varies as the bias does.
 
@@ -71,7 +72,9 @@ class DeformableAttention(nn.Module):
         align_corners: bool = True,
     ):
         super().__init__()
-        stride = stride or (4 if side >= 12 else 2)
+        small = side < 12
+        stride = stride or (2 if small else 4)
+        self.lattice = LATTICE_SMALL if small else LATTICE
         if side < 2 * stride:
             raise InputError(
                 f"params: a map of {side} × {side} places is too small for deformable attention with stride {stride}: "
@@ -182,7 +185,7 @@ class DeformableAttention(nn.Module):
 
     def _table(self) -> Tensor:
         """The biases [y, x] on a lattice evenly spaced in sign · ln(1 + |·|), as far as offsets can lead."""
-        lines = torch.linspace(-self.reach, self.reach, LATTICE).to(self.places)
+        lines = torch.linspace(-self.reach, self.reach, self.lattice).to(self.places)
         return self.bias(torch.stack(torch.meshgrid(lines, lines, indexing="xy"), dim=-1)).squeeze(-1)
 
     def _at(self, geometry: Geometry) -> Tensor:
