@@ -22,10 +22,10 @@ CAPTIONS = {
     "(thin); values are equally spaced. Whether rows differ is tested in the table, on differences within splits: "
     "intervals that overlap do not say that they are equal",
     "gene_importance": "what it does when an input of the test cases is that of other cases (permutation importance). "
-    "Small dots: runs of each split and seed, each the mean over its permutations; large ones: means over splits, with "
-    "the interval corrected for overlapping splits. Below, single genes: those of each run that the branch's gradient "
-    "says most of are permuted, and count as 0 in the mean of runs that do not read them or pass them over (n/N: in how "
-    "many runs a gene was permuted)",
+    "Dotted: how far apart the outputs of two cases lie, of a normal distribution. Small dots: runs, each the mean over "
+    "its permutations; large ones: means over splits, with the interval corrected for their overlap. Below, single "
+    "genes: each run permutes those that the branch's gradient says most of; runs that do not read a gene or pass it "
+    "over count as 0 in its mean (n/N: in how many runs it was permuted)",
     "heatmaps": "tile scores over four test slides",
     "sampling_points": "where attention reads four test slides. A point is drawn in the tile at the nearest place of the "
     "map that the model makes of a slide's tiles; neighbours there are not everywhere neighbours in tissue",

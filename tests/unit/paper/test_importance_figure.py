@@ -86,7 +86,7 @@ def test_panels_and_what_they_show():
     assert all(len(line.get_ydata()) == 6 for line in runs)
     genes = shown["Tumour genes"]
     assert [label.get_text() for label in genes.get_yticklabels()] == [f"T{k}" for k in range(11, 1, -1)]
-    assert genes.get_xlabel() == "Change, SD of the tumour branch"
+    assert genes.get_xlabel() == "Mean change, SD of the\ntumour branch"
 
 
 def test_the_interval_is_corrected_for_overlapping_splits():
@@ -109,7 +109,7 @@ def test_branches_of_two_magnifications_are_named_in_words():
     figure = importance_figure(frame, "")
     legend = [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()]
     assert legend == ["Whole model", "Tumour branch, 20×", "Tumour branch, 10×"]
-    assert axes_of(figure)["Tumour genes"].get_xlabel() == "Change, SD of the tumour branch, 20×"
+    assert axes_of(figure)["Tumour genes"].get_xlabel() == "Mean change, SD of the\ntumour branch, 20×"
 
 
 def test_one_split_and_blocks_without_genes_and_absent_metrics(tmp_path):

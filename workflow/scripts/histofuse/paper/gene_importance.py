@@ -63,7 +63,7 @@ def importance_figure(importance: pd.DataFrame, title: str) -> Figure:
     colours = dict(zip(branches, COLOURS[1:])) | {WHOLE: BLACK}
     of_genes = list(runs.loc[runs["column"] != "", "input"].unique())
     tops = {source: top_genes(runs, source) for source in of_genes}
-    below = 0.75 + PER_GENE * max((len(genes) for _, genes in tops.values()), default=0) if tops else 0
+    below = 0.88 + PER_GENE * max((len(genes) for _, genes in tops.values()), default=0) if tops else 0
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, ABOVE + below), layout="constrained")
         upper, lower = figure, None
@@ -87,7 +87,7 @@ def importance_figure(importance: pd.DataFrame, title: str) -> Figure:
             n_runs = len(runs[RUN].drop_duplicates())
             for axes, (source, (branch, genes)) in zip(np.atleast_1d(lower.subplots(1, len(tops))), tops.items()):
                 _draw_genes(axes, genes, n_runs, colours[branch])
-                axes.set(title=names[source], xlabel=f"Change, SD of the {_of_branch(branch).lower()}")
+                axes.set(title=names[source], xlabel=f"Mean change, SD of the\n{_of_branch(branch).lower()}")
         set_heading(figure, title)
     return figure
 
@@ -103,7 +103,8 @@ def _draw_blocks(axes, blocks: pd.DataFrame, column: str, names: dict[str, str],
             splits = runs.groupby("split")[[column, "ratio"]].mean().dropna()
             mean, half = splits[column].mean(), corrected_half_width(splits[column], splits["ratio"].mean())
             axes.plot(np.full(len(runs), x), runs[column], "o", color=colour, markersize=2.5, alpha=0.35, linewidth=0)
-            axes.plot([x, x], [mean - half, mean + half], color=colour, linewidth=1)
+            low = max(mean - half, 0) if column == "change" else mean - half  # changes are absolute
+            axes.plot([x, x], [low, mean + half], color=colour, linewidth=1)
             label = "_" if place else ("Whole model" if branch == WHOLE else _of_branch(branch))
             axes.plot(x, mean, "D" if branch == WHOLE else "o", color=colour, markersize=4.5, label=label)
     axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
