@@ -89,6 +89,13 @@ REFUSED = {
         scored(table="tiny_two_cohorts", row=1),
         "tiny_cptac: snn_hvg_per_source: inputs: expression: is scaled per source cohort, and nothing is learnt of",
     ),
+    "alterations of a cohort that leaves out rare ones": (
+        lambda config: [
+            config["cohorts"]["tiny_cptac"]["simulated"].pop("files"),
+            scored(table="tiny_survival", row=1)(config),
+        ],
+        "tiny_cptac: snn_genomic reads alterations, of which tiny_cptac leaves out those that are rare there; give it",
+    ),
     "z-scores scored on values": (
         mixed_scores,
         "scored_on: tiny: snn_genomic reads values of genes, which are z-scores in a published table and not in others",

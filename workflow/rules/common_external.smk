@@ -120,3 +120,9 @@ def refuse_unscorable_model(where, model, cohort, external):
         raise WorkflowError(
             f"{where}: {model} reads values of genes, which are z-scores in a published table and not in others"
         )
+    kept = config["cohorts"][external].get("genomics", {}).get("min_frequency", 0.05)
+    if "alterations" in tables and layout(external) == "gdc" and kept > 0:
+        raise WorkflowError(
+            f"{where}: {model} reads alterations, of which {external} leaves out those that are rare there; give it "
+            "`genomics: {min_frequency: 0}`"
+        )

@@ -55,6 +55,7 @@ rule predict_external:
     params:
         task=lookup("tasks/{task}", within=config),
         class_files=lambda wildcards: class_files(wildcards.model),
+        called=lambda wildcards: layout(wildcards.external) == "gdc",
         code=lambda wildcards: code("predict_external.py", *class_files(wildcards.model).values()),
     message:
         "Predicting the cases of {wildcards.external} with {wildcards.model} for {wildcards.task}, trained on "

@@ -17,7 +17,7 @@ entry = json.loads(safe_open(given.weights, "np").metadata()["model"])  # as it 
 inputs = read_at_scoring(entry["inputs"])
 split = read_split(given, int(snakemake.wildcards.split), task, inputs)
 files = {name.removeprefix("external_"): file for name, file in given.items() if name.startswith("external_")}
-external = read_external(files, read_table(given.external_population), split, task, inputs)
+external = read_external(files, read_table(given.external_population), split, task, inputs, snakemake.params.called)
 print(f"{external.rows['case_id'].nunique()} cases to score, {len(external.rows)} rows")
 for name, file in snakemake.params.class_files.items():  # the model's own comes last
     model_class = load_class(name, file)

@@ -148,6 +148,29 @@ def test_few_genes_that_are_not_there_are_put_at_the_training_mean(cohorts, tmp_
     )
 
 
+def test_alterations_that_no_case_has_are_absent_not_unknown(cohorts, capsys):
+    own, other = cohorts
+    rng = np.random.default_rng(4)
+    for files in cohorts:
+        ids = pd.read_parquet(files["population"])["case_id"]
+        calls = pd.DataFrame(rng.integers(0, 2, (len(ids), 6)), columns=[f"G{k}_mut" for k in range(6)])
+        files["alterations"] = files["expression"].replace("expression", "alterations")
+        calls.assign(case_id=ids).to_parquet(files["alterations"])
+    inputs = {"alterations": {"standardise": False}}
+    split, population = split_of(own, inputs), pd.read_parquet(other["population"])
+    table_changed(other, "alterations", lambda table: table.drop(columns=["G1_mut", "G4_mut"]))
+    found = read_external(other, population, split, TASK, inputs, called=True).blocks["alterations"]
+    assert (found[:, [1, 4]] == 0).all()
+    kept = pd.read_parquet(other["alterations"])[["G0_mut", "G2_mut", "G3_mut", "G5_mut"]]
+    np.testing.assert_array_equal(found[:, [0, 2, 3, 5]], kept)
+    assert "2 of 6 alterations are in no case to be scored: G1_mut, G4_mut" in capsys.readouterr().out
+    with pytest.raises(InputError, match="2 of the 6 columns"):
+        read_external(other, population, split, TASK, inputs)
+    table_changed(other, "alterations", lambda table: table[["case_id"]].assign(TP53=1))
+    with pytest.raises(InputError, match="none of the 6 alterations that the model reads is there"):
+        read_external(other, population, split, TASK, inputs, called=True)
+
+
 def test_genes_are_matched_by_name(cohorts):
     own, other = cohorts
     split = split_of(own, {"expression": {}})

@@ -46,7 +46,12 @@ def read_at_scoring(inputs: dict[str, dict]) -> dict[str, dict]:
 
 
 def read_external(
-    files: Mapping[str, str | Path], population: pd.DataFrame, split: Split, task: dict, inputs: dict[str, dict]
+    files: Mapping[str, str | Path],
+    population: pd.DataFrame,
+    split: Split,
+    task: dict,
+    inputs: dict[str, dict],
+    called: bool = False,
 ) -> Split:
     """The cases of another cohort as a split whose only part is "test", scaled as `split` is.
 
@@ -54,6 +59,8 @@ def read_external(
         files: of the other cohort, named as for `read_split`; of its tables and images only.
         population: `case_id, time_days, event, label` of the cases to predict.
         split: of the run, which fitted the scalers; task, inputs: of the run (`inputs` as of `read_at_scoring`).
+        called: the alterations were called from files of whole exomes and genomes, and none was left out for being
+            rare, so that one without a column is one that no case has.
     Raises InputError when a case was trained on, lacks an input, the other cohort's features have another width, or a
     block lacks too many columns.
     """
@@ -76,10 +83,29 @@ def read_external(
         if is_table(name, options):
             table = columns_of(read_table(files[name]), options.get("from", name))
             check_present(cases, table.index, name)
-            aligned = with_columns_of(split.scalers[name], table.loc[cases["case_id"]], name)
+            table = table.loc[cases["case_id"]]
+            if called and options.get("from", name) == "alterations":
+                table = with_absent_alterations(split.scalers[name], table, name)
+            aligned = with_columns_of(split.scalers[name], table, name)
             blocks[name] = split.scalers[name].apply(aligned.loc[rows["case_id"]])
     about, target = target_of(rows, task)
     return Split(about, target, blocks, bags, split.bag_scales, split.scalers, regions)
+
+
+def with_absent_alterations(scaler: BlockScaler, table: pd.DataFrame, block: str) -> pd.DataFrame:
+    """A table of alterations with a column of zeros for each that a fitted scaler reads and no case has.
+
+    Raises InputError when it has none of them: then names differ, not tumours.
+    """
+    absent = [name for name in scaler.names if name not in table]
+    if len(absent) == len(scaler.names):
+        raise InputError(f"inputs: {block}: none of the {len(absent)} alterations that the model reads is there")
+    if absent:
+        print(
+            f"{block}: {len(absent)} of {len(scaler.names)} alterations are in no case to be scored: "
+            f"{', '.join(absent)}"
+        )
+    return pd.concat([table, pd.DataFrame(0, index=table.index, columns=absent)], axis=1)
 
 
 def with_columns_of(scaler: BlockScaler, table: pd.DataFrame, block: str) -> pd.DataFrame:
@@ -99,8 +125,7 @@ def with_columns_of(scaler: BlockScaler, table: pd.DataFrame, block: str) -> pd.
     if len(lacking) > MAX_LACKING * read or set(lacking) & set(texts):
         raise InputError(
             f"inputs: {block}: {len(lacking)} of the {read} columns that the model reads are not there, or without a "
-            f"value, in the cohort to be scored (e.g. {lacking[0]}); at most {MAX_LACKING:.0%} may be, and none of "
-            "text. If they are alterations that are rare there, name the genes under that cohort's `genomics: genes`"
+            f"value, in the cohort to be scored (e.g. {lacking[0]}); at most {MAX_LACKING:.0%} may be, and none of text"
         )
     if lacking:
         print(
