@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from histofuse.io import read_table
 from histofuse.paper.tables import check_published
@@ -18,7 +19,24 @@ def test_contract(path):
     assert set(figures["table"]) == {path.stem}
     assert figures["published"].notna().all()
     assert set(figures["metric"]) <= {*CLASSES, "harrell_c"}
-    assert set(figures["task"]) <= {"survival", "diagnosis", "grading"}
+    assert set(figures["task"]) <= {"survival", "survival_kirc", "survival_intervals", "diagnosis", "grading"}
+
+
+def test_every_row_that_names_a_published_one_finds_its_figures():
+    config = yaml.safe_load((FOLDER.parent / "paper.yaml").read_text())
+    named = [
+        (entry["published"], row["published"], row.get("task", entry["task"]))
+        for entry in config["tables"].values()
+        for row in entry["rows"]
+        if "published" in row
+    ]
+    known = {(path.stem, row, task) for path in FOLDER.glob("*.csv") for row, task in zip(*of(path.stem))}
+    assert set(named) <= known
+    assert {name for name, _, _ in named} == {path.stem for path in FOLDER.glob("*.csv")} - {"pathomic_fusion"}
+
+
+def of(name):
+    return figures(name)["row"], figures(name)["task"]
 
 
 def figures(name):
