@@ -224,7 +224,8 @@ def test_subspaces_are_moved_by_their_own_genes(tiny_grid):
     assert set(importance["input"]) == {"tiles", "tumour", "microenvironment"}
     moved = importance[importance["column"] == ""].groupby(["input", "branch"])["change"].mean()
     for own, other in (("tumour", "microenvironment"), ("microenvironment", "tumour")):
-        assert moved[own, own] > moved[own, other] == 0
+        assert moved[own, own] > 0.1
+        assert moved[own, other] < 1e-5  # but for rounding
 
 
 def test_cases_without_regions_are_set_aside_for_all_rows(tiny_grid):

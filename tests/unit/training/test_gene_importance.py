@@ -228,7 +228,7 @@ def test_branches_of_ks_fusion_read_their_own_genes_and_the_slide(tmp_path):
     change = found[found["column"] == ""].groupby(["input", "branch"])["change"].mean()
     for own, other in (list(GENES), list(GENES)[::-1]):
         assert change[own, own] > 0.01
-        assert change[own, other] == 0
+        assert change[own, other] < 1e-5  # but for rounding
         assert change["tiles", own] > 0.01
     assert {column[0] for column in found.loc[found["input"] == "tumour", "column"] if column} == {"T"}
 
@@ -242,7 +242,7 @@ def test_images_of_regions_and_genes_move_their_own_branches(tmp_path):
     entry = {"inputs": {"alterations": {}, "regions": {}}, "params": params}
     found, _ = importance(split, PathGPTOmic, entry=entry, repeats=2)
     change = found[found["column"] == ""].groupby(["input", "branch"])["change"].mean()
-    assert change["alterations", "image"] == change["regions", "genomic"] == 0
+    assert max(change["alterations", "image"], change["regions", "genomic"]) < 1e-5  # but for rounding
     assert change["alterations", "genomic"] > 0.1
     assert change["regions", "image"] > 0.1
     assert "G0_mut" in set(found["column"])

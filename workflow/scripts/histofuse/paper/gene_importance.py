@@ -63,7 +63,7 @@ def importance_figure(importance: pd.DataFrame, title: str) -> Figure:
     colours = dict(zip(branches, COLOURS[1:])) | {WHOLE: BLACK}
     of_genes = list(runs.loc[runs["column"] != "", "input"].unique())
     tops = {source: top_genes(runs, source) for source in of_genes}
-    below = 0.88 + PER_GENE * max((len(genes) for _, genes in tops.values()), default=0) if tops else 0
+    below = 0.88 + PER_GENE * TOP if tops else 0
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, ABOVE + below), layout="constrained")
         upper, lower = figure, None
@@ -125,7 +125,7 @@ def _draw_genes(axes, genes: pd.DataFrame, n_runs: int, colour: str) -> None:
         for gene in genes.itertuples()
     ]
     axes.set_yticks(range(len(genes)), labels)
-    axes.set(ylim=(len(genes) - 0.4, -0.6), xlim=(0, None))
+    axes.set(ylim=(TOP - 0.4, -0.6), xlim=(0, None))
     axes.tick_params(axis="y", length=0)
 
 
