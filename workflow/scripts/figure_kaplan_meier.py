@@ -3,7 +3,7 @@
 import pandas as pd
 
 from histofuse.io import read_table, start_log
-from histofuse.paper.figures import kaplan_meier_figure, risk_groups
+from histofuse.paper.kaplan_meier import kaplan_meier_figure, risk_groups
 from histofuse.paper.style import save_figure
 
 start_log(snakemake.log[0])

@@ -1,7 +1,7 @@
 """A table of the paper drawn as estimates with both intervals, as SVG and PNG."""
 
 from histofuse.io import read_table, start_log
-from histofuse.paper.figures import table_figure
+from histofuse.paper.intervals import table_figure
 from histofuse.paper.style import save_figure
 
 start_log(snakemake.log[0])

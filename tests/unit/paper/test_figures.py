@@ -7,7 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from paper_examples import ENTRY, MISSING, PUBLISHED, external_metrics, metrics
 
 from histofuse.io import InputError
-from histofuse.paper.figures import kaplan_meier_figure, risk_groups, table_figure
+from histofuse.paper.intervals import table_figure
+from histofuse.paper.kaplan_meier import kaplan_meier_figure, risk_groups
 from histofuse.paper.style import save_figure, set_heading
 from histofuse.paper.tables import build_table, summarise_rows
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from histofuse.io import InputError
-from histofuse.paper.figures import risk_groups
 from histofuse.paper.hazards import hazards_figure, standardise
+from histofuse.paper.kaplan_meier import risk_groups
 
 
 def predictions(train, test, split=0):

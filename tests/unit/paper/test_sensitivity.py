@@ -5,7 +5,7 @@ import pytest
 from paper_examples import ENTRY, MISSING, PUBLISHED, metrics
 
 from histofuse.io import InputError
-from histofuse.paper.figures import table_figure
+from histofuse.paper.intervals import table_figure
 from histofuse.paper.sensitivity import sensitivity_figure
 from histofuse.paper.tables import build_table, summarise_rows
 

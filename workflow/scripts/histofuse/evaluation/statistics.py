@@ -8,7 +8,7 @@ and Bengio (2003), Machine Learning 52:239.
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy import special  # of the package only what is needed: scipy.stats takes half a second to import
 
 from histofuse.evaluation.survival import check_survival, concordance_pairs
 from histofuse.evaluation.undefined import Undefined
@@ -39,7 +39,7 @@ def corrected_paired_test(differences, test_to_train: float) -> tuple[float, flo
     if error == 0:
         return (0.0, 1.0) if mean == 0 else (float(np.copysign(np.inf, mean)), 0.0)
     t = mean / error
-    return float(t), float(2 * stats.t.sf(abs(t), n - 1))
+    return float(t), float(2 * special.stdtr(n - 1, -abs(t)))
 
 
 def holm(p_values) -> np.ndarray:
@@ -86,5 +86,5 @@ def _half_width(values, extra: float, level: float) -> float:
     values = np.asarray(values, dtype=np.float64)
     if values.size < 2:
         return np.nan
-    t = stats.t.ppf((1 + level) / 2, values.size - 1)
+    t = special.stdtrit(values.size - 1, (1 + level) / 2)
     return float(t * values.std(ddof=1) * np.sqrt(1 / values.size + extra))

@@ -1,4 +1,4 @@
-"""Figures of the paper: Kaplan–Meier curves by predicted risk, and a table drawn as intervals."""
+"""Kaplan–Meier curves of test cases by predicted risk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.io import InputError
-from histofuse.paper.render import METRIC_NAMES
-from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION, set_heading
+from histofuse.paper.style import BLUE, STYLE, VERMILLION, set_heading
 
 GROUPS = {"low": ("Low predicted risk", BLUE, "-"), "high": ("High predicted risk", VERMILLION, "--")}
 DAYS_PER_YEAR = 365.25
@@ -67,39 +66,6 @@ def kaplan_meier_figure(groups: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool = False) -> Figure:
-    """One `metric` of a table: estimates, the papers' interval (thick) and the corrected one (thin), published figures.
-
-    The interval of a row that was scored on another cohort is dashed. Rows that were not run stay in their place and
-    say so.
-    """
-    lines = table[table["metric"] == metric].reset_index(drop=True)
-    if lines.empty:
-        raise InputError(f"the table has no {metric}; it has {', '.join(table['metric'].unique())}")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 1.1 + 0.26 * len(lines)), layout="constrained")
-        axes = figure.subplots()
-        for place, line in lines.iterrows():
-            _draw_row(axes, -place, line, simulated)
-        reference = lines[lines["row"] == lines["reference_row"]]
-        if reference["estimate"].notna().any():
-            axes.axvline(reference["estimate"].iloc[0], color=GREY, linewidth=0.8, linestyle=":", zorder=0)
-        axes.set(yticks=-lines.index.to_numpy(), yticklabels=lines["row"], ylim=(-len(lines) + 0.4, 0.6))
-        axes.set(xlabel=METRIC_NAMES.get(metric, metric))
-        set_heading(figure, f"{title} (simulated cohort)" if simulated else title)
-        axes.tick_params(axis="y", length=0)
-        handles, labels = axes.get_legend_handles_labels()
-        by_label = dict(zip(labels, handles))
-        if by_label:
-            axes.legend(by_label.values(), by_label.keys(), loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
-        not_run = lines.index[lines["status"] != "run"]
-        for place in not_run:
-            axes.text(
-                0.01, -place, "not run", transform=axes.get_yaxis_transform(), va="center", color=GREY, fontsize=7
-            )
-    return figure
-
-
 def _draw_curve(axes, years, event, label, colour, line) -> None:
     fitted = KaplanMeierFitter().fit(years, event)
     curve, band = fitted.survival_function_.iloc[:, 0], fitted.confidence_interval_
@@ -118,24 +84,6 @@ def _log_rank(groups: pd.DataFrame, years: pd.Series) -> str:
     event = groups["event"]
     p = logrank_test(years[high], years[~high], event[high], event[~high]).p_value
     return "log-rank p < 0.001" if p < 0.001 else f"log-rank p = {p:.3f}"
-
-
-def _draw_row(axes, place: int, line: pd.Series, simulated: bool) -> None:
-    if pd.notna(line["ci_low"]):
-        label, style = "Corrected 95 % interval" if line["n_splits"] > 1 else "95 % bootstrap over cases", "-"
-        if line["n_external"]:
-            label, style = f"95 % bootstrap over\ncases of {line['scored_on']}", (0, (4, 1.5))
-        axes.plot([line["ci_low"], line["ci_high"]], [place] * 2, color=BLUE, linewidth=1, linestyle=style, label=label)
-    if pd.notna(line["half_width_t"]):
-        ends = np.clip(line["estimate"] + np.array([-1, 1]) * line["half_width_t"], 0, 1)  # every metric lies between
-        axes.plot(
-            ends, [place, place], color=BLUE, linewidth=3.5, solid_capstyle="butt", label="t-interval, as printed"
-        )
-    if pd.notna(line["estimate"]):
-        axes.plot(line["estimate"], place, "o", color=BLACK, markersize=4, zorder=3, linestyle="", label="Estimate")
-    if pd.notna(line["published"]) and not simulated:
-        style = {"markerfacecolor": "none", "markeredgecolor": VERMILLION, "markersize": 5, "linestyle": ""}
-        axes.plot(line["published"], place, "D", **style, zorder=4, label="Published")
 
 
 def _year_ticks(longest: float) -> np.ndarray:
