@@ -14,8 +14,8 @@ from workflow_examples import tiny_config
 def long_training(tiny_grid):
     """The tiny grid with models that train for seconds, so that they can be caught in the middle."""
     config = tiny_config()
-    config["models"]["snn_long"] = {"extends": "snn_genomic", "training": {"epochs": 1500}}
-    config["models"]["concat_long"] = {"extends": "concat_short", "training": {"epochs": 400}}
+    config["models"]["snn_long"] = {"extends": "snn_genomic", "training": {"epochs": 10000}}
+    config["models"]["concat_long"] = {"extends": "concat_short", "training": {"epochs": 1500}}
     tiny_grid.write_config(config, "long.yaml")
     return tiny_grid
 

@@ -213,7 +213,7 @@ def test_structures_mix_the_factors_differently():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"study": "cgga"}, r"simulated\.study: 'cgga' is not one of tcga, ivygap"),
+        ({"study": "cgga"}, r"simulated\.study: 'cgga' is not one of tcga, cptac, ivygap"),
         ({"study": 3}, r"simulated\.study"),
         ({"study": "ivygap", "broken_slides": 2}, r"simulated\.broken_slides: images of a simulated IvyGAP are whole"),
         ({"study": "ivygap", "slide_pixels": 500}, r"simulated\.slide_pixels: 500 must be at least 512"),
