@@ -31,6 +31,7 @@ rule score:
     input:
         predictions=predictions_to_score,
         slides=slides_to_score,
+        slide_index=lambda wildcards: slides_counted(wildcards.cohort, modalities_of(wildcards.cohort, wildcards.task)),
     output:
         metrics="results/{cohort}/metrics/{task}/{protocol}/{model}.parquet",
     log:

@@ -68,6 +68,9 @@ rule score_external:
     input:
         predictions=lambda wildcards: predictions_on_external(wildcards, "predictions"),
         slides=lambda wildcards: predictions_on_external(wildcards, "slides"),
+        slide_index=lambda wildcards: slides_counted(
+            wildcards.external, modalities_scored(wildcards.external, wildcards.task)
+        ),
     output:
         metrics="results/{cohort}/metrics_on/{external}/{task}/{protocol}/{model}.parquet",
     log:

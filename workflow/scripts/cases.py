@@ -13,7 +13,8 @@ from histofuse.sources.manifest import read_manifest
 from histofuse.sources.published_tables import read_table_zip
 
 start_log(snakemake.log[0])
-source = snakemake.params.settings["source"]
+settings = snakemake.params.settings
+source = settings["source"]
 receipts = [read_table(path, dtype=str, keep_default_na=False) for path in snakemake.input.receipts]
 receipt = pd.concat(receipts, ignore_index=True)
 
@@ -34,7 +35,7 @@ else:
     if molecular:
         calls = [read_table(path).set_index("case_id") for path in snakemake.input.alterations]  # none or one
         cdkn2a = calls[0].get("CDKN2A_cnv") if calls else None
-        frame["diagnosis"] = who2021_diagnosis(frame, cdkn2a)
+        frame["diagnosis"] = who2021_diagnosis(frame, cdkn2a, settings.get("cdkn2a_deletion", "homozygous"))
     else:
         frame["diagnosis"] = frame["primary_diagnosis"]
     frame = with_defaults(frame, source=source)

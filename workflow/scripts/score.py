@@ -2,16 +2,20 @@
 
 import pandas as pd
 
-from histofuse.evaluation.score import LABELS, score_run
+from histofuse.evaluation.score import LABELS, of_each_slide, score_run
 from histofuse.io import InputError, progress, read_table, start_log, write_table
 
 start_log(snakemake.log[0])
 
 scored = []
-slides = snakemake.input.get("slides") or [None] * len(snakemake.input.predictions)
-for path, of_slides in zip(progress(snakemake.input.predictions, "score"), slides, strict=True):
+given = snakemake.input
+slides = given.get("slides") or [None] * len(given.predictions)  # released predictions have none
+index = read_table(given.slide_index[0]) if given.get("slide_index") else None
+for path, own in zip(progress(given.predictions, "score"), slides, strict=True):
     try:
-        scored.append(score_run(read_table(path), snakemake.params.kind, of_slides and read_table(of_slides)))
+        predictions = read_table(path)
+        of_slides = own and of_each_slide(predictions, read_table(own), index)
+        scored.append(score_run(predictions, snakemake.params.kind, of_slides))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -3,16 +3,19 @@
 import pandas as pd
 
 from histofuse.evaluation.external import score_external
-from histofuse.evaluation.score import LABELS
+from histofuse.evaluation.score import LABELS, of_each_slide
 from histofuse.io import InputError, progress, read_table, start_log, write_table
 
 start_log(snakemake.log[0])
 
 scored = []
 given = snakemake.input
+index = read_table(given.slide_index[0]) if given.get("slide_index") else None
 for path, slides in zip(progress(given.predictions, "score"), given.slides, strict=True):
     try:
-        scored.append(score_external(read_table(path), read_table(slides), snakemake.params.kind))
+        predictions = read_table(path)
+        of_slides = of_each_slide(predictions, read_table(slides), index)
+        scored.append(score_external(predictions, of_slides, snakemake.params.kind))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

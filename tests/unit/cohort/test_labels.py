@@ -30,6 +30,10 @@ def test_the_who_2021_rules_in_order():
     calls = table.set_index("case_id")["call"].astype("Float64")
     got = who2021_diagnosis(table, calls)
     assert got.astype(object).where(got.notna(), None).tolist() == table["expected"].tolist()
+    # The loss of one copy counts where it is asked for; nothing else changes.
+    any_loss = who2021_diagnosis(table, calls, deletion="any")
+    assert any_loss[7] == "astrocytoma_grade4"
+    pd.testing.assert_series_equal(any_loss.drop(7), got.drop(7))
     # Without copy number only the histological grade 4 is left.
     got = who2021_diagnosis(table)
     assert got[5] == "astrocytoma_grade23"

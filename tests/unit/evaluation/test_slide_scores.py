@@ -1,4 +1,4 @@
-"""Metrics per slide: worked by hand, undefined where rows are cases, and never more certain than their cases are."""
+"""Metrics per slide: worked by hand, of cases' predictions where a model reads none, never more certain than cases."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 from test_score import survival_run
 
 from histofuse.evaluation.predictions import COLUMNS
-from histofuse.evaluation.score import CLASSIFICATION_METRICS, SLIDE_METRICS, score_run
+from histofuse.evaluation.score import CLASSIFICATION_METRICS, SLIDE_METRICS, of_each_slide, score_run
 from histofuse.io import InputError, read_table, write_table
 
 # Patient A has two slides, of which the second is taken for class 0; patient B has one.
@@ -55,10 +55,26 @@ def test_concordance_of_three_slides_by_hand():
 
 @pytest.mark.parametrize("kind", ["survival", "classification"])
 @pytest.mark.parametrize("slides", [None, SLIDES.head(0)])
-def test_runs_whose_rows_are_cases_have_none(kind, slides):
+def test_without_slides_there_are_none(kind, slides):
     metrics = scored(CASES, kind, slides).loc[list(SLIDE_METRICS[kind])]
     assert metrics["value"].isna().all()
-    assert set(metrics["note"]) == {"the model's rows are cases, not slides"}
+    assert set(metrics["note"]) == {"there are no predictions per slide"}
+
+
+def test_a_case_predicted_as_a_whole_counts_once_for_each_slide():
+    """A's prediction is right and counts twice, B's is wrong: 2 of 3 slides, 1 of 2 cases."""
+    index = pd.DataFrame({"case_id": list("BAAXA"), "slide_id": ["B1", "A1", "A2", "X1", "A1"], "region": range(5)})
+    cases = CASES.assign(probabilities=[np.array([0.4, 0.6]), np.array([0.2, 0.8])])
+    train = cases.head(1).assign(case_id="C", part="train")  # with no slide in the index: it is not counted
+    slides = of_each_slide(pd.concat([cases, train]), SLIDES.head(0), index)
+    assert sorted(slides["slide_id"]) == ["A1", "A2", "B1"]
+    metrics = scored(cases, "classification", slides)
+    assert metrics.loc["accuracy", "value"] == 1 / 2
+    assert metrics.loc["slide_accuracy", "value"] == pytest.approx(2 / 3)
+    assert of_each_slide(cases, SLIDES, index) is SLIDES  # a model's own predictions stand
+    assert of_each_slide(cases, SLIDES.head(0), None).empty
+    with pytest.raises(InputError, match="the case B has no slide to be counted by"):
+        of_each_slide(cases, SLIDES.head(0), index[index["case_id"] == "A"])
 
 
 def test_copies_of_slides_make_nothing_more_certain():

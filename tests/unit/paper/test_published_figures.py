@@ -10,7 +10,7 @@ from histofuse.paper.tables import check_published
 
 FOLDER = Path(__file__).parents[3] / "config/published"
 PAPERS = FOLDER.parents[2] / "shared/papers"
-CLASSES = ["macro_auc", "accuracy", "sensitivity", "specificity", "f1"]
+CLASSES = ["slide_macro_auc", "slide_accuracy", "slide_sensitivity", "slide_specificity", "slide_f1"]
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.csv")), ids=lambda path: path.stem)
@@ -18,7 +18,7 @@ def test_contract(path):
     figures = check_published(read_table(path), path.name)
     assert set(figures["table"]) == {path.stem}
     assert figures["published"].notna().all()
-    assert set(figures["metric"]) <= {*CLASSES, "harrell_c"}
+    assert set(figures["metric"]) <= {*CLASSES, "harrell_c", "slide_harrell_c"}
     assert set(figures["task"]) <= {"survival", "survival_kirc", "survival_intervals", "diagnosis", "grading"}
 
 
@@ -33,6 +33,17 @@ def test_every_row_that_names_a_published_one_finds_its_figures():
     known = {(path.stem, row, task) for path in FOLDER.glob("*.csv") for row, task in zip(*of(path.stem))}
     assert set(named) <= known
     assert {name for name, _, _ in named} == {path.stem for path in FOLDER.glob("*.csv")} - {"pathomic_fusion"}
+
+
+def test_every_figure_of_a_row_that_is_named_has_its_column():
+    config = yaml.safe_load((FOLDER.parent / "paper.yaml").read_text())
+    for name, entry in config["tables"].items():
+        if "published" not in entry:
+            continue
+        frame = figures(entry["published"])
+        for row in entry["rows"]:
+            of_row = (frame["row"] == row.get("published")) & (frame["task"] == row.get("task", entry["task"]))
+            assert set(frame.loc[of_row, "metric"]) <= set(entry["metrics"]), f"{name}, {row['label']}"
 
 
 def of(name):
@@ -54,7 +65,7 @@ def test_accuracies_lie_on_the_grid_of_236_slides():
     # The specification derives the size of the test set from this; a mistyped figure would fall off the grid.
     for name in ("ks_fusion_table1", "ks_fusion_table2"):
         frame = figures(name)
-        accuracy = frame.loc[frame["metric"] == "accuracy", "published"]
+        accuracy = frame.loc[frame["metric"] == "slide_accuracy", "published"]
         assert ((accuracy * 236 - (accuracy * 236).round()).abs() < 0.0125).all()
 
 

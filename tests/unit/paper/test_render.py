@@ -123,7 +123,7 @@ def test_html_escapes(bad):
 def test_metrics_per_slide_say_so():
     frame = metrics().replace({"metric": {"uno_c": "slide_harrell_c"}})
     frame.loc[(frame["model"] == "cox") & (frame["metric"] == "slide_harrell_c"), "value"] = np.nan
-    frame.loc[frame["value"].isna(), "note"] = "the model's rows are cases, not slides"
+    frame.loc[frame["value"].isna(), "note"] = "there are no predictions per slide"
     entry = ENTRY | {"metrics": ["harrell_c", "slide_harrell_c"]}
     built = build_table(entry, summarise_rows(entry, frame), PUBLISHED, MISSING, "main")
     layout = lay_out(built)
@@ -131,6 +131,6 @@ def test_metrics_per_slide_say_so():
     column = layout.header.index("Harrell C per slide")
     assert layout.rows[0][column] == "–"
     assert layout.rows[1][column].startswith("0.")
-    assert "[1] Harrell C per slide: 5 of 5 splits left out: the model's rows are cases, not slides." in layout.notes
+    assert "[1] Harrell C per slide: 5 of 5 splits left out: there are no predictions per slide." in layout.notes
     assert any(note.startswith("Per slide: each test slide counts once") for note in layout.notes)
     assert not any(note.startswith("Per slide") for note in lay_out(table()).notes)

@@ -12,24 +12,25 @@ GLIOBLASTOMA = "glioblastoma"
 ASTROCYTOMA_4 = "astrocytoma_grade4"
 ASTROCYTOMA_23 = "astrocytoma_grade23"
 OLIGODENDROGLIOMA = "oligodendroglioma"
-HOMOZYGOUS_DELETION = -2
+DELETIONS = {"homozygous": {-2}, "any": {-2, -1}}  # copy-number calls of CDKN2A that make an astrocytoma grade 4
 
 
-def who2021_diagnosis(cases: pd.DataFrame, cdkn2a: pd.Series | None = None) -> pd.Series:
+def who2021_diagnosis(cases: pd.DataFrame, cdkn2a: pd.Series | None = None, deletion: str = "homozygous") -> pd.Series:
     """The adult diffuse glioma that IDH, 1p/19q, grade and CDKN2A make of a case (Louis et al.,
     Neuro-Oncology 2021).
 
-    In order: IDH wild type is glioblastoma; 1p/19q co-deletion is oligodendroglioma; a homozygous CDKN2A
-    deletion (call −2; a single-copy loss does not count) or histological grade 4 is astrocytoma grade 4; the
-    rest with a known grade is astrocytoma grade 2/3. What cannot be decided is missing.
+    In order: IDH wild type is glioblastoma; 1p/19q co-deletion is oligodendroglioma; a CDKN2A deletion or
+    histological grade 4 is astrocytoma grade 4; the rest with a known grade is astrocytoma grade 2/3. What cannot
+    be decided is missing.
 
-    Parameters: `cases` with `case_id, idh, codel_1p19q, grade`; `cdkn2a`: calls −2..2 by case_id, if known.
+    Parameters: `cases` with `case_id, idh, codel_1p19q, grade`; `cdkn2a`: calls −2..2 by case_id, if known;
+    `deletion`: `homozygous` (call −2, as the WHO has it) or `any` (−1 too, as the authors of KS-Fusion count).
     Returns a string Series aligned with `cases`.
     """
     idh, codel, grade = cases["idh"], cases["codel_1p19q"], cases["grade"]
     deleted = pd.Series(False, cases.index)
     if cdkn2a is not None:
-        deleted = cases["case_id"].map(cdkn2a).eq(HOMOZYGOUS_DELETION)
+        deleted = cases["case_id"].map(cdkn2a).isin(DELETIONS[deletion])
     mutant = idh.eq("mutant").fillna(False)
     astrocytoma = mutant & codel.eq(False).fillna(False)
     diagnosis = pd.Series(pd.NA, cases.index, dtype="string")

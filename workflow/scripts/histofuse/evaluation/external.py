@@ -26,8 +26,8 @@ def score_external(predictions: pd.DataFrame, slides: pd.DataFrame | None, kind:
 
     Censoring weights (Uno's C, time-dependent AUC, Brier score) are estimated on the external cases: they undo how
     long these patients were followed, which the training cohort does not know. `slides`: predictions of the same
-    cases' slides, or nothing where rows are cases. `replicates`: the metric's value in
-    each resample of the cases (None where there is none); `cases`: digest of the cases and outcomes, by which
+    cases' slides, or nothing where there are none. `replicates`: the metric's value in each resample of the cases
+    (None where there is none); `cases`: digest of the cases and outcomes, by which
     replicates of two models are known to be paired. Raises InputError where the predictions break their contract.
     """
     metrics = score_run(predictions, kind, slides, own_censoring=True)

@@ -15,6 +15,7 @@ from histofuse.evaluation import classification, survival
 from histofuse.evaluation.predictions import check_predictions
 from histofuse.evaluation.statistics import bootstrap_c_index
 from histofuse.evaluation.undefined import Undefined
+from histofuse.io import InputError
 
 SURVIVAL_METRICS = ("harrell_c", "uno_c", "time_auc", "integrated_brier")
 CLASSIFICATION_METRICS = ("macro_auc", "accuracy", "sensitivity", "specificity", "f1")
@@ -42,8 +43,8 @@ def score_run(
 ) -> pd.DataFrame:
     """Metrics of the test part of every (split, seed) in `predictions`, with the columns COLUMNS.
 
-    `kind` is "survival" or "classification"; `slides` holds the same runs' predictions per slide, with `slide_id`, and
-    no row of runs whose rows are cases. A metric that the data cannot answer is NaN and `note` says why; `note` is
+    `kind` is "survival" or "classification"; `slides` holds the same runs' predictions per slide, with `slide_id`, as
+    of `of_each_slide`. A metric that the data cannot answer is NaN and `note` says why; `note` is
     empty otherwise. `case_low` and `case_high` are the 95 % bootstrap interval over the test cases of harrell_c, and
     of slide_harrell_c, for which a case is drawn with all its slides (NaN for the other metrics), for protocols with
     a single split. The sizes are numbers of cases for every metric. `own_censoring` takes censoring weights from the
@@ -75,6 +76,25 @@ def score_run(
         metrics += _slide_metrics(of_slides.get((split, seed)), kind)
         rows += [{**sizes, **metric} for metric in metrics]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def of_each_slide(predictions: pd.DataFrame, slides: pd.DataFrame, index: pd.DataFrame | None) -> pd.DataFrame:
+    """Predictions per slide: a run's own, or, where its rows are cases, those of each test case for all its slides.
+
+    The second is how papers that count slides count a model that reads none of them.
+
+    Args:
+        predictions, slides: of one run; `slides` is empty where its rows are cases.
+        index: `case_id, slide_id` of the cohort's slides or their regions; None where the task asks for none.
+    Raises InputError naming a test case without a slide.
+    """
+    if index is None or not slides.empty:
+        return slides
+    test = predictions[predictions["part"] == "test"]
+    repeated = test.merge(index[["case_id", "slide_id"]].drop_duplicates(), on="case_id", how="left")
+    if (without := repeated["slide_id"].isna()).any():
+        raise InputError(f"the case {repeated.loc[without, 'case_id'].iloc[0]} has no slide to be counted by")
+    return repeated
 
 
 def _survival_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
@@ -124,7 +144,7 @@ def _classification_metrics(test: pd.DataFrame) -> list[dict]:
 def _slide_metrics(slides: pd.DataFrame | None, kind: str) -> list[dict]:
     """Metrics of one run's test slides, each of which counts once."""
     if slides is None:
-        note = "the model's rows are cases, not slides"
+        note = "there are no predictions per slide"
         return [{"metric": name, "value": np.nan, "note": note} for name in SLIDE_METRICS[kind]]
     test = slides[slides["part"] == "test"]
     if kind == "classification":

@@ -1,0 +1,99 @@
+"""Cohorts: how their files are laid out, what they come with, and which of it can be had."""
+
+import json
+from pathlib import Path
+
+
+def imported(cohort):
+    """Whether a cohort consists of somebody's released predictions instead of data to train on."""
+    return config["cohorts"][cohort]["source"] == "published_predictions"
+
+
+def layout(cohort):
+    """How a cohort's raw files are laid out: as its source says, or, if they are simulated, whose they imitate."""
+    entry = config["cohorts"][cohort]
+    if entry["source"] != "simulated":
+        return entry["source"]
+    return "ivygap" if entry["simulated"].get("study") == "ivygap" else "gdc"
+
+
+def cohorts_from(*sources):
+    """A regular expression of the cohorts with these sources, for wildcard constraints."""
+    return "|".join(name for name, entry in config["cohorts"].items() if entry["source"] in sources) or "(?!)"
+
+
+def cohorts_laid_out_as(*layouts):
+    """A regular expression of the cohorts whose files have one of these layouts."""
+    return "|".join(name for name in config["cohorts"] if layout(name) in layouts) or "(?!)"
+
+
+def members(cohort):
+    """The cohorts that a meta cohort consists of; any other cohort is its own only member."""
+    return config["cohorts"][cohort].get("cohorts", [cohort]) if layout(cohort) == "meta" else [cohort]
+
+
+def has_slides(cohort):
+    """Whether a cohort, or every member of it, comes with slides: IvyGAP's have to be asked for."""
+    if len(members(cohort)) > 1:
+        return all(has_slides(member) for member in members(cohort))
+    entry = config["cohorts"][cohort]
+    if entry["source"] == "simulated":
+        return entry["simulated"].get("slides_per_case", 0 if layout(cohort) == "ivygap" else 1) > 0
+    return "slide" in entry.get("kinds", ["slide"]) if entry["source"] == "gdc" else entry.get("slides", False)
+
+
+def tables_had(cohort):
+    """Which of expression and alterations a cohort comes with; a meta cohort has what all its members have."""
+    if len(members(cohort)) > 1:
+        return set.intersection(*(tables_had(member) for member in members(cohort))) - {"alterations"}
+    entry, of = config["cohorts"][cohort], {"expression": {"expression"}, "alterations": {"mutations", "copy_number"}}
+    if layout(cohort) == "ivygap":
+        return {"expression"}
+    slides_alone = entry.get("simulated", {}).get("files") == "slides"
+    kinds = set() if slides_alone else set(entry.get("kinds", ["expression", "mutations", "copy_number"]))
+    return {table for table, needed in of.items() if needed <= kinds}
+
+
+def simulated_folder(cohort):
+    """Where a simulated cohort's raw files are made, laid out like a mirror; nothing for other cohorts."""
+    simulated = config["cohorts"][cohort]["source"] == "simulated"
+    return f"resources/{cohort}/simulated" if simulated else []
+
+
+def receipts(cohort, *kinds):
+    """Receipts of all batches of these kinds of file; needs the manifest."""
+    with checkpoints.manifest.get(cohort=cohort).output.manifest.open() as file:
+        header, *lines = [line.rstrip("\n").split("\t") for line in file]
+    kind, batch = header.index("kind"), header.index("batch")
+    batches = sorted({line[batch] for line in lines if line[kind] in kinds})
+    return [f"resources/{cohort}/receipts/{name}.tsv" for name in batches]
+
+
+def alterations_for_labels(cohort):
+    """The alterations decide between two diagnoses (CDKN2A) where there are files to call them from."""
+    return [f"results/{cohort}/genomics/alterations.parquet"] if receipts(cohort, "copy_number") else []
+
+
+def receipts_of_splits(cohort, protocol):
+    """Receipts of published split files, for a protocol that takes them."""
+    return receipts(cohort, "splits") if config["protocols"][protocol]["kind"] == "given" else []
+
+
+def available(cohort):
+    """Whether the cohort's files can be had; known once the manifest was made."""
+    if imported(cohort):
+        return True
+    for member in members(cohort):
+        with checkpoints.manifest.get(cohort=member).output.availability.open() as file:
+            if not json.load(file)["available"]:
+                return False
+    return True
+
+
+def in_mirror(cohort):
+    """Which of a cohort's pinned files lie in the mirror folder, so that a file put there later is noticed."""
+    mirror, entry = config.get("mirror"), config["cohorts"][cohort]
+    if not mirror or "://" in mirror or "table" not in entry:
+        return []
+    files = [entry["table"], *(file for files in entry.get("splits", {}).values() for file in files)]
+    return [Path(mirror, file["url"].split("://", 1)[1]).is_file() for file in files]

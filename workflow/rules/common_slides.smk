@@ -1,0 +1,71 @@
+"""Slides and regions: where their batches lie, and which files of the user they are made with."""
+
+from pathlib import Path
+
+
+def features_made_by(*roads):
+    """A regular expression of the slide features that are made of whole slides, of regions, or dropped in."""
+    kinds = {
+        name: "from" if "from" in entry else "regions" if "regions" in entry else "slides"
+        for name, entry in config.get("slide_features", {}).items()
+    }
+    return "|".join(name for name, kind in kinds.items() if kind in roads) or "(?!)"
+
+
+def weights_file(features):
+    """The encoder's weights where they are a file, so that other content under the same name is noticed."""
+    weights = config["slide_features"][features]["weights"]
+    return [] if weights in ("random", "hub") else weights
+
+
+def stain_target(entry):
+    """The image whose stains the tiles get where it is a file, so that other content under the same name is noticed."""
+    stain = entry["stain"]
+    return [] if stain["method"] == "none" or stain["target"] == "default" else stain["target"]
+
+
+def files_of_features(features):
+    """The user's own files and folders that slide features are made with: weights, tables of regions, stain targets."""
+    entry = config["slide_features"][features]
+    if "from" in entry:
+        return [entry["from"]]
+    made_of = files_of_regions(entry["regions"]) if "regions" in entry else [stain_target(entry)]
+    return [file for file in (weights_file(features), *made_of) if file]
+
+
+def files_of_regions(regions):
+    """The user's own files that regions are cut with: a table of them, a stain target."""
+    entry = config["slide_regions"][regions]
+    return [file for file in (stain_target(entry), entry.get("from")) if file]
+
+
+def slide_folders(cohort, features):
+    """Where the encoded slides of a cohort and its members lie, one folder per batch of slide files."""
+    if "from" in config["slide_features"][features]:
+        return [f"results/{cohort}/slides/{features}/given"]
+    return [
+        f"results/{member}/slides/{features}/{Path(receipt).stem}"
+        for member in members(cohort)
+        for receipt in receipts(member, "slide")
+    ]
+
+
+def region_folders(cohort, regions):
+    """Where the cut regions of a cohort and its members lie, one folder per batch of slide files."""
+    return [
+        f"results/{member}/regions/{regions}/{Path(receipt).stem}"
+        for member in members(cohort)
+        for receipt in receipts(member, "slide")
+    ]
+
+
+def region_folder(cohort, features, batch):
+    """Where a batch's regions lie that slide features are made of."""
+    regions = config["slide_features"][features]["regions"]
+    return f"results/{cohort}/regions/{regions}/{batch}"
+
+
+def regions_of(features):
+    """What of the settings of regions decides how their fixed crops are encoded."""
+    entry = config["slide_regions"][config["slide_features"][features]["regions"]]
+    return {key: entry[key] for key in ("side_px", "crop_px", "stride_px")}
