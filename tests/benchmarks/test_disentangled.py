@@ -11,8 +11,8 @@ import time
 
 import pytest
 import torch
-from test_ks_fusion import deterministic, two_threads  # noqa: F401
 from torch.nn.functional import normalize, one_hot
+from training_steps import saved_bytes, shortest
 from unit.models.dense_ks_fusion import dense_attention
 
 from histofuse.models.disentangled import SUBSPACES, DisentangledTeacher
@@ -85,21 +85,6 @@ def loss_of(output):
     return sum(head.total.square().mean() for head in output.heads.values()) + sum(output.losses.values())
 
 
-def saved_bytes(model, form, batch):
-    """Activations that a step keeps for its backward pass: each storage once, without parameters and inputs."""
-    known = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *batch.values())}
-    storages = {}
-
-    def pack(x):
-        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        output = form(batch)
-    del output
-    return sum(size for pointer, size in storages.items() if pointer not in known)
-
-
 @pytest.mark.usefixtures("two_threads", "deterministic")
 @pytest.mark.parametrize(
     ("kind", "plain"),
@@ -115,15 +100,11 @@ def test_a_step_against_its_plain_form(kind, plain):
         assert (one - other).norm() <= 0.05 * other.norm() + 1e-6  # the table of the bias has slopes of its own
 
     model, many, half = build(kind), slides_of(4, 2500), slides_of(2, 2500)
-    kept = saved_bytes(model, model, many) / 1e9
-    kept_plain = 2 * saved_bytes(model, lambda x: plain(model, x), half) / 1e9
+    known = [*model.parameters(), *many.values(), *half.values()]
+    kept = saved_bytes(lambda: model(many), *known) / 1e9
+    kept_plain = 2 * saved_bytes(lambda: plain(model, half), *known) / 1e9
     steps = {"ours": lambda: loss_of(model(many)).backward(), "plain": lambda: loss_of(plain(model, half)).backward()}
-    seconds = dict.fromkeys(steps, float("inf"))
-    for _ in range(2):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            seconds[name] = min(seconds[name], time.process_time() - start)
+    seconds = shortest(steps, 2, time.process_time)
     ratio = 2 * seconds["plain"] / seconds["ours"]
     print(f"\n{kind.__name__}, step of 4 slides: ours {seconds['ours']:.2f} s; ", end="")
     print(f"plain {2 * seconds['plain']:.1f} s: {ratio:.1f} ×")

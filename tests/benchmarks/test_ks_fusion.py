@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from training_steps import rate_on_gpu, saved_bytes, shortest, stepper
 from unit.models.dense_ks_fusion import DenseKSFusion
 
 from histofuse.models.ks_fusion import KSFusion
@@ -19,22 +20,6 @@ from histofuse.training.loop import make_deterministic
 
 SHAPES = {"tiles": (1024,), "tumour": (59,), "microenvironment": (361,)}
 BATCH, ROUNDS = 8, 3
-
-
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def deterministic():
-    """As models are trained here."""
-    make_deterministic()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def build(**params):
@@ -56,46 +41,6 @@ def loss_of(form, batch):
     return cross_entropy(output.total, labels) + output.losses["gecon"]
 
 
-def stepper(form, batch, autocast=False):
-    optimiser = torch.optim.AdamW(form.parameters(), lr=2e-4, weight_decay=0.01)
-
-    def step():
-        with torch.autocast(batch["tiles"].device.type, torch.bfloat16, enabled=autocast):
-            loss = loss_of(form, batch)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return step
-
-
-def saved_bytes(form, batch):
-    """Activations that a step keeps for its backward pass: each storage once, without parameters and inputs."""
-    known = {x.untyped_storage().data_ptr() for x in (*form.parameters(), *batch.values())}
-    storages = {}
-
-    def pack(x):
-        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        loss = loss_of(form, batch)
-    total = sum(size for pointer, size in storages.items() if pointer not in known)
-    del loss
-    return total
-
-
-def shortest(ways, rounds=ROUNDS):
-    """Seconds of each way's shortest step of some rounds in which all take their turn."""
-    timings = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            timings[name].append(time.perf_counter() - start)
-    return {name: min(seconds) for name, seconds in timings.items()}
-
-
 @pytest.mark.usefixtures("two_threads", "deterministic")
 def test_step_on_two_cores():
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -106,8 +51,10 @@ def test_step_on_two_cores():
         ours, dense = (form(few).total for form in (still, DenseKSFusion(still)))
     torch.testing.assert_close(ours, dense, rtol=1e-3, atol=1e-4)
     model, reference = build(), DenseKSFusion(build())
-    kept, kept_dense = saved_bytes(model, many) / BATCH, saved_bytes(reference, few) / n
-    seconds = shortest({"ours": stepper(model, many), "dense": stepper(reference, few)})
+    kept = saved_bytes(lambda: loss_of(model, many), *model.parameters(), *many.values()) / BATCH
+    kept_dense = saved_bytes(lambda: loss_of(reference, few), *reference.parameters(), *few.values()) / n
+    ways = {"ours": stepper(model, many, loss_of), "dense": stepper(reference, few, loss_of)}
+    seconds = shortest(ways, ROUNDS, time.perf_counter)
     ratio = seconds["dense"] / n / (seconds["ours"] / BATCH)
     print(f"\nstep of {BATCH} slides: ours {seconds['ours']:.2f} s; dense {seconds['dense']:.1f} s of {n}, ", end="")
     print(f"{seconds['dense'] * BATCH / n:.1f} s of {BATCH}: {ratio:.1f} ×")
@@ -121,22 +68,14 @@ def test_step_on_two_cores():
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
 def test_step_on_a_gpu(autocast):
     """The reference without deterministic kernels, since it has none."""
-    batch, steps = slides(BATCH, "cuda"), 20
+    batch = slides(BATCH, "cuda")
     for name, form in (("dense", DenseKSFusion(build())), ("ours", build())):
         if name == "ours":
             make_deterministic()
-        step = stepper(form.cuda(), batch, autocast)
         try:
-            step()
-            torch.cuda.reset_peak_memory_stats()
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            torch.cuda.synchronize()
+            rate, memory = rate_on_gpu(stepper(form.cuda(), batch, loss_of, autocast))
         finally:
             torch.use_deterministic_algorithms(False)
-        rate, memory = steps / (time.perf_counter() - start), torch.cuda.max_memory_allocated() / 1e9
         print(f"\n{name}: {rate:.1f} steps/s of {BATCH}, {2387 / BATCH / rate:.1f} s an epoch, {memory:.2f} GB", end="")
         if name == "dense":
             reference = rate, memory

@@ -49,14 +49,6 @@ def checkpoint(folder):
     return load_checkpoint(folder)
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
 def panel_tokens(profiles, seed=0):
     """Profiles of 1,199 expressed genes without ties."""
     rng = np.random.default_rng(seed)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from histofuse.io import InputError
 from histofuse.models.gene_groups import gene_groups
 from histofuse.models.output import Output
-from histofuse.models.token_fusion import GroupTokens, joint_layers
+from histofuse.models.token_fusion import GroupTokens, joint_layers, tile_tokens
 from histofuse.models.transmil import MapEncoder, places
 
 
@@ -52,10 +51,8 @@ class CMTA(nn.Module):
         padded: bool = False,
     ):
         super().__init__()
-        if "tiles" not in shapes:
-            raise InputError(f"inputs: tiles are needed; there are {', '.join(shapes)}")
         self.alignment = alignment
-        self.tiles = nn.Sequential(nn.Linear(shapes["tiles"][0], width), nn.ReLU(), nn.Dropout(token_dropout))
+        self.tiles = tile_tokens(shapes, width, token_dropout)
         self.groups = GroupTokens(gene_groups(shapes, slices), width, token_dropout)
         self.image_encoder, self.gene_encoder, self.image_decoder, self.gene_decoder = (
             MapEncoder(width, on_map, heads, landmarks, dropout, padded) for on_map in (True, False, True, False)

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from histofuse.io import InputError
 from histofuse.models.gene_groups import gene_groups
-from histofuse.models.token_fusion import GroupTokens, TokenPooling, joint_layers
+from histofuse.models.token_fusion import GroupTokens, TokenPooling, joint_layers, tile_tokens
 
 
 class MCAT(nn.Module):
@@ -40,9 +39,7 @@ class MCAT(nn.Module):
         slices: int | Sequence[int] | None = None,
     ):
         super().__init__()
-        if "tiles" not in shapes:
-            raise InputError(f"inputs: tiles are needed; there are {', '.join(shapes)}")
-        self.tiles = nn.Sequential(nn.Linear(shapes["tiles"][0], width), nn.ReLU(), nn.Dropout(dropout))
+        self.tiles = tile_tokens(shapes, width, dropout)
         self.groups = GroupTokens(gene_groups(shapes, slices), width, dropout)
         self.coattention = CoAttention(width)
         self.image = TokenPooling(width, layers, heads, feedforward, dropout)

@@ -1,13 +1,21 @@
-"""What MCAT and PathOmics have in common: a token per group of genes, and what becomes of a modality's tokens."""
+"""What MCAT, CMTA and PathOmics have in common: tokens of tiles and of groups of genes, and what becomes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from histofuse.io import InputError
 from histofuse.models.layers import GatedAttention, SelfNormalisingEncoder
+
+
+def tile_tokens(shapes: Mapping[str, tuple[int, ...]], width: int, dropout: float) -> nn.Sequential:
+    """A layer on every tile: [batch, tile, shapes["tiles"]] → [batch, tile, width]. Raises InputError without tiles."""
+    if "tiles" not in shapes:
+        raise InputError(f"inputs: tiles are needed; there are {', '.join(shapes)}")
+    return nn.Sequential(nn.Linear(shapes["tiles"][0], width), nn.ReLU(), nn.Dropout(dropout))
 
 
 class GroupTokens(nn.ModuleDict):
