@@ -3,7 +3,7 @@
 from safetensors.numpy import load_file
 
 from histofuse.io import start_log, write_table
-from histofuse.models.registry import load_class
+from histofuse.models.registry import load_classes
 from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
 from histofuse.training.gene_importance import gene_importance
@@ -14,7 +14,6 @@ entry = chosen_entry(snakemake.params.model, given.get("tuning"))
 number, seed = int(snakemake.wildcards.split), int(snakemake.wildcards.seed)
 
 split = read_split(given, number, task, entry["inputs"])
-for name, file in snakemake.params.class_files.items():  # the model's own comes last
-    model_class = load_class(name, file)
+model_class = load_classes(snakemake.params.class_files)
 found = gene_importance(model_class, entry, task, split, load_file(given.weights), snakemake.threads)
 write_table(found.assign(split=number, seed=seed), snakemake.output.importance)

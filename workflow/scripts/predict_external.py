@@ -1,26 +1,23 @@
 """Predict the cases of another cohort with the weights and the scaling of a run."""
 
-import json
-
-from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from histofuse.io import read_table, start_log, write_table
-from histofuse.models.registry import load_class
+from histofuse.models.registry import load_classes
 from histofuse.training.dataset import read_split
 from histofuse.training.external import predict_external, read_at_scoring, read_external
+from histofuse.training.weights import entry_of
 
 start_log(snakemake.log[0])
 given, task = snakemake.input, snakemake.params.task
-entry = json.loads(safe_open(given.weights, "np").metadata()["model"])  # as it was trained
+entry = entry_of(given.weights)
 
 inputs = read_at_scoring(entry["inputs"])
 split = read_split(given, int(snakemake.wildcards.split), task, inputs)
 files = {name.removeprefix("external_"): file for name, file in given.items() if name.startswith("external_")}
 external = read_external(files, read_table(given.external_population), split, task, inputs, snakemake.params.called)
 print(f"{external.rows['case_id'].nunique()} cases to score, {len(external.rows)} rows")
-for name, file in snakemake.params.class_files.items():  # the model's own comes last
-    model_class = load_class(name, file)
+model_class = load_classes(snakemake.params.class_files)
 weights, own = load_file(given.weights), read_table(given.predictions)
 predictions, slides = predict_external(model_class, entry, task, split, external, weights, own, snakemake.threads)
 write_table(predictions, snakemake.output.predictions)

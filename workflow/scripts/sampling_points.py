@@ -3,7 +3,7 @@
 from safetensors.numpy import load_file
 
 from histofuse.io import start_log, write_table
-from histofuse.models.registry import load_class
+from histofuse.models.registry import load_classes
 from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
 from histofuse.training.sampling_points import sampling_points
@@ -13,7 +13,6 @@ given, task = snakemake.input, snakemake.params.task
 entry = chosen_entry(snakemake.params.model, given.get("tuning"))
 
 split = read_split(given, int(snakemake.wildcards.split), task, entry["inputs"])
-for name, file in snakemake.params.class_files.items():  # the model's own comes last
-    model_class = load_class(name, file)
+model_class = load_classes(snakemake.params.class_files)
 points = sampling_points(model_class, entry, task, split, load_file(given.weights), snakemake.threads)
 write_table(points, snakemake.output.points)

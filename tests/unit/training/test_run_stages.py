@@ -13,8 +13,9 @@ from histofuse.models.image_survival import ImageSurvival
 from histofuse.models.pathomic_fusion import PathomicFusion
 from histofuse.models.snn import SNN
 from histofuse.training.dataset import load_split
-from histofuse.training.run import Job, run, run_digest, run_vectors, starting_weights
+from histofuse.training.run import Job, run, run_digest, run_vectors
 from histofuse.training.vectors import RunVectors, vectors_table
+from histofuse.training.weights import entry_of, read_starts, starting_weights, write_weights
 
 SURVIVAL = {"kind": "survival"}
 TRAINING = {"epochs": 2, "lr": 1e-9, "batch_size": 16}
@@ -78,8 +79,11 @@ def test_a_fusion_is_trained_on_vectors_and_starts_from_the_snn_of_its_split(ima
     assert len(split.rows) == 24 * 2 * 9
     assert split.shapes == {"expression": (2,), "images.image": (5,)}
     stages = [{"model": "snn", "weights": {"encoder.": "genomic."}}]
-    starts = starting_weights(stages, [snn], [{"expression": ["A", "B"]}], split)
-    entry = {"params": {"vectors": "images.image"}, "training": TRAINING}
+    entry = {"params": {"vectors": "images.image"}, "training": TRAINING, "starts_from": stages}
+    write_weights(snn, tmp_path / "weights.safetensors", {"training": TRAINING}, snn_split)
+    assert entry_of(tmp_path / "weights.safetensors") == {"training": TRAINING}
+    starts = read_starts([tmp_path / "weights.safetensors"], entry, split)
+    assert {name.partition(".")[0] for name in starts} == {"genomic"}
     result = run(PathomicFusion, entry, SURVIVAL, split, job(tmp_path, "fusion.pt", starts=starts))
     assert len(result.predictions) == 24
     np.testing.assert_allclose(result.weights["genomic.0.weight"], snn["encoder.0.weight"], atol=1e-6)

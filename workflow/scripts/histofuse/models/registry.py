@@ -20,6 +20,7 @@ import importlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,11 @@ def load_class(name: str, file: str | Path | None = None) -> type:
     if not hasattr(module, class_name):
         raise InputError(f"class: {name!r}: {module.__file__} defines no {class_name}")
     return getattr(module, class_name)
+
+
+def load_classes(files: Mapping[str, str | Path]) -> type:
+    """The class of a model, the last of {class: its source}; those that its parameters name come before it."""
+    return [load_class(name, file) for name, file in files.items()][-1]
 
 
 def _from_file(name: str, file: Path):

@@ -24,7 +24,7 @@ class Job:
     """Which run this is: split number and seed, the threads it may use, and where an interrupted run goes on.
 
     `digest` is that of everything the result depends on (`run_digest`); see `histofuse.training.loop.fit`. `starts`:
-    weights {name: array} of the model that the run starts from, see `starting_weights`.
+    weights {name: array} of the model that the run starts from, see `training.weights`.
     """
 
     number: int
@@ -119,33 +119,6 @@ def weights_in(params: dict) -> list[str]:
     """The files that parameters name as `checkpoint`, at whatever depth: weights that a model starts from."""
     found = {value for key, value in params.items() if key == "checkpoint" and value}
     return sorted(found.union(*(weights_in(value) for value in params.values() if isinstance(value, dict))))
-
-
-def starting_weights(
-    stages: list[dict], runs: list[dict[str, np.ndarray]], columns: list[dict[str, list[str]]], split: Split
-) -> dict[str, np.ndarray]:
-    """The weights that earlier runs hand on, under the names that they have in this model.
-
-    Args:
-        stages: of the entry's `starts_from`: `model` and `weights` {prefix of a name in that run: prefix here}, without
-            which all are taken.
-        runs, columns: of each of these runs the weights, and the columns {block: [name]} that it read.
-        split: of this run, the same as theirs.
-    Raises InputError when a prefix fits no weight, or the runs read other columns of a block than this one.
-    """
-    found = {}
-    for stage, weights, read in zip(stages, runs, columns, strict=True):
-        where = f"starts_from: {stage['model']}"
-        for name in read.keys() & split.scalers.keys():
-            if read[name] != split.scalers[name].names:
-                raise InputError(f"{where}: it read other columns of {name} than this model; give both the same inputs")
-        for old, new in stage.get("weights", {"": ""}).items():
-            names = [name for name in weights if name.startswith(old) and not name.startswith("scaling.")]
-            if not names:
-                known = ", ".join(sorted({name.partition(".")[0] for name in weights} - {"scaling"}))
-                raise InputError(f"{where}: weights: no name begins with {old!r}; there are {known}")
-            found |= {new + name.removeprefix(old): weights[name] for name in names}
-    return found
 
 
 def trained_model(model_class: type, entry: dict, split: Split, head: Head, weights: dict[str, np.ndarray]):
