@@ -6,11 +6,12 @@ import pytest
 import torch
 from killed_runs import kill_after
 
+from histofuse.evaluation.undefined import Undefined
 from histofuse.io import InputError
 from histofuse.models.snn import SNN
 from histofuse.training import loop
 from histofuse.training.dataset import Split, Target
-from histofuse.training.loop import Settings, fit
+from histofuse.training.loop import DivergedError, Settings, fit
 from histofuse.training.losses import cox_loss
 
 
@@ -24,14 +25,14 @@ def split():
     return Split(rows, Target("survival", time, event, np.zeros(0, int)), {"genes": x})
 
 
-def train(split, folder, seed=0, digest="d", name="c.pt", build=None, **settings):
+def train(split, folder, seed=0, digest="d", name="c.pt", build=None, criterion=None, **settings):
     time, event = torch.tensor(split.target.time), torch.tensor(split.target.event)
     settings = Settings(**({"epochs": 6, "lr": 0.01, "batch_size": 16} | settings))
     return fit(
         build or (lambda: SNN({"genes": (5,)}, 1)),
         split,
         lambda outputs, rows: cox_loss(outputs.squeeze(-1), time[rows], event[rows]),
-        lambda outputs, rows: -np.abs(outputs).sum(),
+        criterion or (lambda outputs, rows: -np.abs(outputs).sum()),
         settings,
         seed,
         folder / name,
@@ -116,6 +117,29 @@ def test_a_diverging_run_says_so(split, tmp_path):
     split.blocks["genes"][0, 0] = np.nan
     with pytest.raises(InputError, match="epoch 0: the loss is nan; lower training: lr"):
         train(split, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unscored", "infinite"])
+def test_an_epoch_that_cannot_be_judged_says_what_to_do(split, tmp_path, name):
+    def unscored(outputs, rows):
+        raise Undefined("class 2 has no case")
+
+    if name == "unscored":
+        with pytest.raises(
+            InputError, match=r"cannot be scored \(class 2 has no case\); give the protocol a larger val"
+        ):
+            train(split, tmp_path, select="validation", criterion=unscored)
+    else:  # the loss of the only step was finite, what it led to is not
+        with pytest.raises(DivergedError, match="an output is not a finite number; lower training: lr"):
+            train(split, tmp_path, select="validation", epochs=1, batch_size=64, lr=1e30, optimiser="sgd")
+
+
+def test_the_loss_of_an_epoch_is_that_of_the_rows_it_took(split, tmp_path, monkeypatch):
+    """39 rows in batches of 32: the last seven are left out of the epoch, and of its mean."""
+    split.rows.loc[39, "part"] = "test"
+    monkeypatch.setattr("test_loop.cox_loss", lambda outputs, time, event: 1 + 0 * outputs.sum())
+    _, history = train(split, tmp_path, batch_size=32)
+    np.testing.assert_allclose(history["loss"], 1)
 
 
 def test_l1_and_clipping_change_the_steps(split, tmp_path):

@@ -20,9 +20,17 @@ OF_ROWS = {"mean": "mean", "max": "max", "second_highest": lambda values: np.sor
 class Head:
     """What ties a model's outputs to the task: how many there are, their loss, and the predictions they mean."""
 
-    def __init__(self, train: Target, loss: dict, aggregate: dict[str, str] | None = None):
-        """`aggregate`: names of OF_CROPS and OF_ROWS under "crops" and "rows"; means, or with Cox's loss others."""
+    def __init__(self, train: Target, loss: dict, aggregate: dict[str, str] | None = None, cases: Target | None = None):
+        """What the training part says of a task.
+
+        Args:
+            train: of each training row, by which classes are weighted. cases: of each training case once, by which
+                time is cut into intervals and survival curves get their times, so that they are the same for every
+                model of a split; `train` where rows are cases. aggregate: names of OF_CROPS and OF_ROWS under "crops"
+                and "rows"; means, or with Cox's loss others.
+        """
         self.kind, self.train = train.kind, train
+        self.cases = train if cases is None else cases
         self.aggregate = {"crops": "mean", "rows": "mean"} | (aggregate or {})
         self.loss = dict(loss)
         self.name = self.loss.pop("name")
@@ -36,7 +44,7 @@ class Head:
                 fits = ", ".join(known) if self.name == "cox" else f"only mean with {self.name}"
                 raise InputError(f"aggregate: {key}: {name!r} does not do here; choose {fits}")
         if self.name == "discrete":
-            self.cuts = interval_cuts(train.time, train.event, self.loss.pop("intervals", 4))
+            self.cuts = interval_cuts(self.cases.time, self.cases.event, self.loss.pop("intervals", 4))
         self.outputs = {
             "cox": 1,
             "discrete": len(getattr(self, "cuts", [])) + 1,
@@ -60,19 +68,23 @@ class Head:
         return objective.classes(target, class_weights(self.train.label, self.train.classes), device, rule)
 
     def criterion(self, split: Split):
-        """(outputs of the validation part, row numbers) → Harrell C or macro AUC, the larger the better.
+        """(outputs of some rows or of their crops, row numbers) → Harrell C or macro AUC of their cases.
 
-        Of rows; the outputs may be those of their crops, row by row.
+        The larger the better. The function raises `Undefined` where these cases have no such figure.
         """
         from histofuse.evaluation.classification import macro_auc
         from histofuse.evaluation.survival import harrell_c
 
-        target = split.target
-        if self.kind == "classification":
-            return lambda outputs, rows: macro_auc(target.label[rows], _of_rows(softmax(outputs), len(rows)))
-        return lambda outputs, rows: harrell_c(
-            self._of_crops(self.risk(outputs), len(rows)), target.time[rows], target.event[rows]
-        )
+        target, case_id = split.target, split.rows["case_id"].to_numpy()
+
+        def score(outputs: np.ndarray, rows: np.ndarray) -> float:
+            case = pd.factorize(case_id[rows])[0]
+            first = rows[np.unique(case, return_index=True)[1]]
+            if self.kind == "classification":
+                return macro_auc(target.label[first], mean_by(_of_output(case, outputs), softmax(outputs)))
+            return harrell_c(self._of_units(outputs, case), target.time[first], target.event[first])
+
+        return score
 
     def risk(self, outputs: np.ndarray) -> np.ndarray:
         """[row]: the log hazard, or −Σ_k S_k of discrete hazards; the higher, the earlier the death."""
@@ -99,7 +111,7 @@ class Head:
         frame, case = self._frame(outputs, split, number, seed, "case_id")
         if self.kind == "classification":
             return frame
-        times = time_grid(self.train.time, self.train.event)
+        times = time_grid(self.cases.time, self.cases.event)
         if self.name == "cox":
             train = frame[frame["part"] == "train"] if train is None else train
             curves = breslow_survival(
@@ -110,7 +122,7 @@ class Head:
                 times,
             )
         else:
-            curves = discrete_survival(sigmoid(outputs), self.cuts, self.train.time.max(), times)
+            curves = discrete_survival(sigmoid(outputs), self.cuts, self.cases.time.max(), times)
             curves = mean_by(_of_output(case, outputs), curves)
         frame["survival_times"] = [times] * len(frame)
         frame["survival"] = list(curves)
@@ -161,11 +173,6 @@ class Head:
     def _of_crops(self, risk: np.ndarray, rows: int) -> np.ndarray:
         """[row · crop] → [row]"""
         return OF_CROPS[self.aggregate["crops"]](risk.reshape(rows, -1), axis=1)
-
-
-def _of_rows(values: np.ndarray, rows: int) -> np.ndarray:
-    """Mean over the crops of each row: [row · crop, k] → [row, k]."""
-    return values.reshape(rows, -1, values.shape[1]).mean(axis=1)
 
 
 def _of_output(of_row: np.ndarray, outputs: np.ndarray) -> np.ndarray:

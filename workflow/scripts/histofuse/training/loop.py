@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from histofuse.evaluation.undefined import Undefined
 from histofuse.io import InputError, atomic, progress
 from histofuse.models.output import Output
 from histofuse.training.augment import to_device
@@ -41,9 +42,12 @@ def choose_device() -> torch.device:
 
 
 def make_deterministic() -> None:
-    """Deterministic kernels: bit for bit on a CPU with a given number of threads; on a GPU as far as they exist."""
+    """Deterministic kernels: bit for bit on a CPU with a given number of threads; on a GPU as far as they exist.
+
+    An operation that has none runs all the same, and warns in the log.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
 
 
@@ -99,6 +103,7 @@ def fit(
         batches.start_epoch(seed, epoch)
         model.train()
         sums: dict[str, Tensor] = {}
+        seen = 0  # an epoch may leave rows out
         for rows in batches_of(train, settings.batch_size, seed, epoch, cases):
             index = to_device(rows, device)
             batch = batches(rows, index)
@@ -121,7 +126,8 @@ def fit(
             own = outputs.losses if isinstance(outputs, Output) else {}
             for name, term in {"loss": value, **{f"loss_{name}": term for name, term in own.items()}}.items():
                 sums[name] = sums.get(name, 0) + term.detach() * len(rows)
-        means = {name: float(total) / len(train) for name, total in sums.items()}
+            seen += len(rows)
+        means = {name: float(total) / seen for name, total in sums.items()}
         mean_loss = means["loss"]
         if not np.isfinite(mean_loss):
             raise DivergedError(
@@ -129,7 +135,7 @@ def fit(
             )
         metric = float("nan")
         if settings.select == "validation":
-            metric = float(criterion(predict(model, batches, val), val))
+            metric = _validated(criterion, predict(model, batches, val), val)
             if kept is None or metric > kept["metric"]:
                 kept = {"metric": metric, "state": _copy(model)}
         elif settings.average > 1 and epoch >= settings.epochs - settings.average:
@@ -209,7 +215,33 @@ def _of_branches(
     if not isinstance(modulation, Balance):
         return log
     parts = predict_parts(model, batches, train, middle=True)
-    return log | {f"c_{name}": float(criterion(outputs, train)) for name, outputs in parts.items()}
+    return log | {f"c_{name}": _of_training(criterion, outputs, train) for name, outputs in parts.items()}
+
+
+def _validated(criterion, outputs: np.ndarray, val: np.ndarray) -> float:
+    """The figure by which the epoch is chosen."""
+    _refuse_infinite(outputs)
+    try:
+        return float(criterion(outputs, val))
+    except Undefined as reason:
+        raise InputError(
+            f"training: select: validation: the validation part cannot be scored ({reason}); give the protocol a "
+            "larger val, or choose select: last"
+        ) from reason
+
+
+def _of_training(criterion, outputs: np.ndarray, train: np.ndarray) -> float:
+    """The figure of a branch on the training part, for the history alone: NaN where there is none."""
+    _refuse_infinite(outputs)
+    try:
+        return float(criterion(outputs, train))
+    except Undefined:
+        return float("nan")
+
+
+def _refuse_infinite(outputs: np.ndarray) -> None:
+    if not np.isfinite(outputs).all():
+        raise DivergedError("an output is not a finite number; lower training: lr or set clip_norm")
 
 
 def _pause(writing: float) -> float:

@@ -59,6 +59,7 @@ def run(
 
     Args:
         model_class: an `Estimator` or a torch module; entry: its resolved config entry; task: its config entry.
+    Raises `loop.DivergedError`, an InputError, where training or the predictions leave the finite numbers.
     """
     train = split.part("train")
     target = split.target.take(train)
@@ -87,7 +88,9 @@ def make_head(entry: dict, task: dict, split: Split, model_class: type | None = 
     """
     of_task = None if model_class is not None and issubclass(model_class, Estimator) else task.get("loss")
     loss = entry.get("loss") or of_task or DEFAULT_LOSS[task["kind"]]
-    return Head(split.target.take(split.part("train")), loss, entry.get("aggregate"))
+    train = split.part("train")
+    first = train[~split.rows["case_id"].iloc[train].duplicated().to_numpy()]
+    return Head(split.target.take(train), loss, entry.get("aggregate"), split.target.take(first))
 
 
 def run_digest(
@@ -164,7 +167,7 @@ def run_vectors(model_class: type, entry: dict, task: dict, split: Split, weight
 def _fit_network(model_class, parameters, training, split, head, job):
     import torch
 
-    from histofuse.training.loop import Batches, Settings, choose_device, fit
+    from histofuse.training.loop import Batches, DivergedError, Settings, choose_device, fit
     from histofuse.training.predict import outputs_and_parts
 
     torch.set_num_threads(job.threads)
@@ -191,6 +194,10 @@ def _fit_network(model_class, parameters, training, split, head, job):
         job.digest,
     )
     outputs, parts = outputs_and_parts(model, Batches(split, choose_device()), np.arange(len(split.rows)))
+    if not np.isfinite(outputs).all():
+        raise DivergedError(
+            f"a prediction of the trained model is not a finite number; lower training: lr ({settings.lr})"
+        )
     return outputs, parts, {name: value.cpu().numpy() for name, value in model.state_dict().items()}, history
 
 

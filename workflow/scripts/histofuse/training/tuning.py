@@ -137,22 +137,15 @@ def _metric(result: Result, kind: str, number: int) -> float:
     val = result.predictions.query("part == 'val'")
     try:
         if kind == "classification":
-            probabilities = np.stack(val["probabilities"])
-            _refuse_infinite(probabilities)
-            return macro_auc(val["label"].to_numpy(np.int64), probabilities)
-        risk = val["risk"].to_numpy(np.float64)
-        _refuse_infinite(risk)
-        return harrell_c(risk, val["time_days"].to_numpy(np.float64), val["event"].to_numpy(np.int64))
+            return macro_auc(val["label"].to_numpy(np.int64), np.stack(val["probabilities"]))
+        return harrell_c(
+            val["risk"].to_numpy(np.float64), val["time_days"].to_numpy(np.float64), val["event"].to_numpy(np.int64)
+        )
     except Undefined as error:
         raise InputError(
             f"tuning: split {number}: the inner validation part of {len(val)} cases cannot be scored ({error}); "
             "give tunings: inner a larger share, or the protocol a larger val"
         ) from error
-
-
-def _refuse_infinite(values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise DivergedError("a prediction is not a finite number")
 
 
 def _best(trials: list[dict]) -> int | None:
