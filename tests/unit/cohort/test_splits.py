@@ -79,6 +79,54 @@ def test_strata_give_their_share_to_every_test_part():
     assert (tested - expected[tested.columns]).abs().to_numpy().max() <= 1
 
 
+def test_strata_give_their_share_to_every_validation_part():
+    cases = cohort()
+    strata = strata_of(cases)
+    splits = draw(cases, {"kind": "mccv", "n_splits": 15, "test": 0.1, "val": 0.2, "seed": 7})
+    splits = splits.merge(cases.assign(stratum=strata))
+    chosen = splits[splits["part"] == "val"].groupby(["split", "stratum"]).size().unstack(fill_value=0)
+    # The test part takes one case more or less of a stratum than its share, which moves the rest's share a little.
+    assert (chosen - 0.2 * strata.value_counts()[chosen.columns]).abs().to_numpy().max() <= 1 + 0.2 / 0.9
+
+
+def two_cohorts():
+    """A large cohort, a small one of deaths of one diagnosis, and a third of six cases."""
+    large = cohort(170).assign(source="gdc")
+    small = cohort(33).assign(source="ivygap", event=pd.array([1] * 33, "Int8"), diagnosis="a")
+    least = cohort(6).assign(source="tiny", event=pd.array([1, 0] * 3, "Int8"), diagnosis="b")
+    frames = [frame.assign(case_id=frame["source"].str[0] + frame["case_id"]) for frame in (large, small, least)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_every_part_has_its_share_of_every_cohort():
+    cases = two_cohorts().assign(stratum=lambda cases: strata_of(cases))
+    assert set(cases["stratum"]) >= {"0/gdc/a", "1/gdc/a", "1/ivygap/a"}
+    drawn = draw(cases, {"kind": "mccv", "n_splits": 15, "test": 0.2, "val": 0.1, "seed": 7})
+    splits = drawn.merge(cases)
+    for part, share, off in (("test", 0.2, 1), ("val", 0.1, 1 + 0.1 / 0.8)):
+        found = splits[splits["part"] == part].groupby(["split", "stratum"]).size().unstack(fill_value=0)
+        expected = share * cases["stratum"].value_counts()
+        assert (found - expected[found.columns]).abs().to_numpy().max() <= off
+    cut = inner(drawn.replace("val", "train"), cases, 0.2, seed=1)
+    of_ivygap = cut[cut["case_id"].str.startswith("i")].groupby("split")["part"]
+    wanted = of_ivygap.apply(lambda parts: (parts == "val").sum() - 0.2 * len(parts))
+    assert wanted.abs().max() <= 1
+
+
+def test_what_is_rare_in_a_cohort_is_drawn_together():
+    cases = two_cohorts()
+    counts = strata_of(cases).value_counts()
+    assert counts.drop(["0/rare", "1/rare"], errors="ignore").min() >= 10
+    # Of the smallest cohort three died and three did not: too few for strata of their own.
+    assert set(strata_of(cases)[cases["source"] == "tiny"]) == {"0/rare", "1/rare"}
+
+
+def test_the_source_of_a_cohort_of_one_changes_nothing():
+    cases = cohort()
+    for protocol in PROTOCOLS:
+        pd.testing.assert_frame_equal(draw(cases.assign(source="gdc"), protocol), draw(cases, protocol))
+
+
 def test_repeated_splits_reach_everyone_alike():
     # 300 draws of a fifth: each case is tested about 60 times (binomial sd 7), the few of a small stratum too.
     splits = draw(cohort(60), {**MCCV, "n_splits": 300})

@@ -13,7 +13,7 @@ import pandas as pd
 from histofuse.io import InputError, read_table
 
 PARTS = ("train", "val", "test")
-SMALLEST_STRATUM = 10  # rarer combinations of event and diagnosis are drawn from together
+SMALLEST_STRATUM = 10  # rarer combinations of event, source and diagnosis are drawn from together
 
 
 def draw(cases: pd.DataFrame, protocol: Mapping) -> pd.DataFrame:
@@ -21,8 +21,8 @@ def draw(cases: pd.DataFrame, protocol: Mapping) -> pd.DataFrame:
 
     `protocol`: `kind` mccv (repeated random test parts), holdout (one or more train/val/test cuts) or kfold
     (each case tested once); `n_splits` (folds of a kfold); `test` (share; not for kfold); `val` (share of all
-    cases, 0 by default); `seed`; `stratify` (true by default): keep the proportions of event × diagnosis in
-    every part.
+    cases, 0 by default); `seed`; `stratify` (true by default): keep the proportions of event × diagnosis, and of the
+    sources of a cohort that has several, in every part.
 
     The order in which cases are drawn comes from a hash of seed, split and case id, so it depends neither on the
     order of the table nor on the version of a random number generator.
@@ -90,11 +90,20 @@ def inner(splits: pd.DataFrame, cases: pd.DataFrame, share: float, seed: int) ->
 
 
 def strata_of(cases: pd.DataFrame) -> pd.Series:
-    """Event × diagnosis of each case; combinations of fewer than SMALLEST_STRATUM cases join by event."""
+    """Event × diagnosis of each case; combinations of fewer than SMALLEST_STRATUM cases join by event.
+
+    Where the cases are of several sources (column `source`, if there is one), event × source × diagnosis: cohorts
+    differ in class and outcome, and a part with too few of one of them would be judged on other patients. Those of
+    fewer than SMALLEST_STRATUM cases join by event and source, and what is rare even then by event.
+    """
     event = cases["event"].astype(str)
-    strata = event + "/" + cases["diagnosis"].astype("string").fillna("unknown")
-    rare = strata.map(strata.value_counts()) < SMALLEST_STRATUM
-    return strata.where(~rare, event + "/rare").astype(str)
+    source = cases["source"].astype("string").fillna("unknown") if "source" in cases else pd.Series("", cases.index)
+    within = [event, event + "/" + source] if source.nunique() > 1 else [event]
+    strata = within[-1] + "/" + cases["diagnosis"].astype("string").fillna("unknown")
+    for wider in reversed(within):
+        rare = strata.map(strata.value_counts()) < SMALLEST_STRATUM
+        strata = strata.where(~rare, wider + "/rare")
+    return strata.astype(str)
 
 
 def _hash(key: str, case_id: str) -> int:
