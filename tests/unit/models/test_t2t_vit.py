@@ -243,14 +243,14 @@ def test_token_performer_equals_its_formula():
     torch.testing.assert_close(module(patches), tokens + module.mlp[2](hidden))
 
 
-def naive_attention(x, attention, width, heads):
-    """Attention head by head, and the values."""
+def naive_attention(x, attention, width, heads, divisor):
+    """Attention head by head, scores divided by √divisor, and the values."""
     qkv = x @ attention.qkv.weight.T
     queries, keys, values = qkv[..., :width], qkv[..., width : 2 * width], qkv[..., 2 * width :]
     mixed, size = [], width // heads
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
-        scores = queries[..., part] @ keys[..., part].transpose(1, 2) / math.sqrt(size)
+        scores = queries[..., part] @ keys[..., part].transpose(1, 2) / math.sqrt(divisor)
         mixed.append(scores.softmax(-1) @ values[..., part])
     return torch.cat(mixed, -1) @ attention.proj.weight.T + attention.proj.bias, values
 
@@ -261,19 +261,31 @@ def test_block_equals_its_formula():
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     x = torch.randn(2, 7, 12, dtype=torch.float64)
-    middle = x + naive_attention(normalised(x, block.norm1), block.attn, 12, 3)[0]
+    middle = x + naive_attention(normalised(x, block.norm1), block.attn, 12, 3, divisor=4)[0]
     expected = middle + block.mlp.fc2(gelu(block.mlp.fc1(normalised(middle, block.norm2))))
     torch.testing.assert_close(block(x), expected)
 
 
 def test_token_transformer_equals_its_formula():
+    """Its scale goes by the patches' 27 numbers, not by the tokens' six: 81.7_T2T_ViTt_14 was trained so."""
     torch.manual_seed(12)
     module = TokenTransformer(27, 6, 0.0, 0.0).double().eval()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
     patches = torch.randn(2, 9, 27, dtype=torch.float64)
-    mixed, values = naive_attention(normalised(patches, module.norm1), module.attn, 6, 1)
+    mixed, values = naive_attention(normalised(patches, module.norm1), module.attn, 6, 1, divisor=27)
     tokens = values + mixed
     expected = tokens + module.mlp.fc2(gelu(module.mlp.fc1(normalised(tokens, module.norm2))))
     torch.testing.assert_close(module(patches), expected)
+
+
+def test_scales_at_the_published_size():
+    with torch.device("meta"):
+        model = T2TViT(token_module="transformer")
+    modules = model.tokens_to_token
+    inputs = {round(attention.attn.scale**-2, 6) for attention in (modules.attention1, modules.attention2)}
+    assert inputs == {147, 576}  # 3 · 7² and 64 · 3²
+    assert {round(block.attn.scale**-2, 6) for block in model.blocks} == {64}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -27,7 +27,7 @@ class T2TViT(nn.Module):
     Args:
         image_px: side of the images; 224 px give 56², 28² and at last 14² tokens.
         num_classes: 0 for the class token itself, [n, width], after the last normalisation.
-        width, depth, heads, mlp_ratio: of the transformer's blocks. The attention's scale is (width / heads)^−½.
+        width, depth, heads, mlp_ratio: of the transformer's blocks. Their attention's scale is (width / heads)^−½.
         token_width: of the two token modules, whose Performer has token_width / 2 random features.
         token_module: "performer", or "transformer" as in the released `81.7_T2T_ViTt_14.pth.tar`.
         drop: dropout after the position table, the attention's output and the layers of the MLP.
@@ -167,11 +167,16 @@ def random_features(x: Tensor, w: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention [n, tokens, inputs] → [n, tokens, width], scale (width / heads)^−½, no bias before it."""
+    """Multi-head attention [n, tokens, inputs] → [n, tokens, width], scale (inputs / heads)^−½, no bias before it.
+
+    The scale goes by the width of what comes in, also where queries and keys have another one (`TokenTransformer`:
+    147^−½ and 576^−½ at 64 numbers): the released weights were trained so.
+    """
 
     def __init__(self, inputs: int, width: int, heads: int, drop: float, attn_drop: float):
         super().__init__()
         self.heads, self.attn_drop = heads, attn_drop
+        self.scale = (inputs / heads) ** -0.5
         self.qkv = nn.Linear(inputs, 3 * width, bias=False)
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(drop)
@@ -183,7 +188,8 @@ class Attention(nn.Module):
         """The attention's output, and the values [n, tokens, width] it was mixed from."""
         queries, keys, values = self.qkv(tokens).chunk(3, dim=-1)
         split = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (queries, keys, values))
-        mixed = F.scaled_dot_product_attention(*split, dropout_p=self.attn_drop if self.training else 0.0)
+        drop = self.attn_drop if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(*split, dropout_p=drop, scale=self.scale)
         return self.drop(self.proj(mixed.transpose(1, 2).flatten(2))), values
 
 
