@@ -30,9 +30,10 @@ def resolved(name):
 
 
 def without_weights(params):
-    """Parameters as they are where the files of released weights are not."""
+    """Parameters as they are where the files of released weights are not: what would be frozen is trained."""
     inner = {key: without_weights(value) if isinstance(value, dict) else value for key, value in params.items()}
-    return {key: value for key, value in inner.items() if key != "checkpoint"}
+    kept = {key: value for key, value in inner.items() if key != "checkpoint"}
+    return kept | ({"frozen": False} if params.get("class", "").endswith(":VGG") else {})
 
 
 def shapes_of(inputs):

@@ -8,7 +8,14 @@ from histofuse.models.image_survival import ImageSurvival
 from histofuse.models.t2t_checkpoint import t2t_encoder
 
 T2T = {"width": 16, "depth": 2, "heads": 2, "token_width": 8}
-VGG = {"class": "histofuse.models.vgg:VGG", "stages": ((4, 1),), "pooled": 2, "hidden": (8,), "dropout": (0.1,)}
+VGG = {
+    "class": "histofuse.models.vgg:VGG",
+    "stages": ((4, 1),),
+    "pooled": 2,
+    "hidden": (8,),
+    "dropout": (0.1,),
+    "frozen": False,
+}
 SHAPES = {"regions": (3, 32, 32)}
 
 

@@ -13,6 +13,14 @@ from histofuse.models.vgg import VGG, VGGFeatures, averaged_to
 TINY = {"stages": ((4, 1), (6, 2)), "pooled": 2}
 
 
+@pytest.fixture
+def weights(tmp_path):
+    """A file for the frozen stack of `TINY`."""
+    torch.manual_seed(1)
+    torch.save(VGGFeatures(**TINY).state_dict(), tmp_path / "tiny.pth")
+    return str(tmp_path / "tiny.pth")
+
+
 def parameters(model, trained=True):
     return sum(p.numel() for p in model.parameters() if p.requires_grad == trained)
 
@@ -63,10 +71,19 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 def test_pathomic_fusions_network_has_its_number_of_parameters():
     with torch.device("meta"):
-        model = VGG()
+        model = VGG(frozen=False)
     assert model.stack.width == 25_088
-    assert parameters(model) + 33 == 26_773_569  # with the unit behind it
-    assert parameters(model, trained=False) == 143_678_248 - 123_642_856  # VGG19-BN without its classifier
+    assert parameters(model.layers) + 33 == 26_773_569  # with the unit behind it; what is trained
+    assert parameters(model.stack) == 143_678_248 - 123_642_856  # VGG19-BN without its classifier
+
+
+def test_a_random_stack_is_not_frozen(weights):
+    with pytest.raises(
+        InputError, match=r"params: checkpoint: frozen convolutions need a file of weights .*frozen: fa"
+    ):
+        VGG(**TINY)
+    assert parameters(VGG(checkpoint=weights, **TINY).stack) == 0
+    assert parameters(VGG(frozen=False, **TINY).stack, trained=False) == 0
 
 
 @pytest.mark.parametrize(("h", "w", "side"), [(16, 16, 7), (7, 7, 7), (8, 5, 3), (2, 2, 7), (9, 14, 7)])
@@ -76,9 +93,9 @@ def test_averaging_is_adaptive_average_pooling(h, w, side):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_frozen_convolutions_stay_and_statistics_move_in_one_mode_only(mode):
+def test_frozen_convolutions_stay_and_statistics_move_in_one_mode_only(mode, weights):
     torch.manual_seed(0)
-    model = VGG(hidden=(8, 4), dropout=(0, 0), bn_mode=mode, **TINY).train()
+    model = VGG(hidden=(8, 4), dropout=(0, 0), bn_mode=mode, checkpoint=weights, **TINY).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     model(torch.rand(4, 3, 16, 16)).sum().backward()
@@ -89,12 +106,12 @@ def test_frozen_convolutions_stay_and_statistics_move_in_one_mode_only(mode):
     assert "layers.0.weight" in moved
 
 
-def test_by_stored_statistics_a_row_does_not_depend_on_its_batch():
+def test_by_stored_statistics_a_row_does_not_depend_on_its_batch(weights):
     torch.manual_seed(0)
     images = torch.rand(4, 3, 16, 16)
-    fixed = VGG(hidden=(4,), dropout=(0,), **TINY).train()
+    fixed = VGG(hidden=(4,), dropout=(0,), checkpoint=weights, **TINY).train()
     torch.testing.assert_close(fixed(images)[:1], fixed(images[:1]))
-    moving = VGG(hidden=(4,), dropout=(0,), bn_mode="train", **TINY).train()
+    moving = VGG(hidden=(4,), dropout=(0,), bn_mode="train", checkpoint=weights, **TINY).train()
     assert not torch.allclose(moving(images)[:1], moving(images[:1]))
 
 

@@ -26,6 +26,7 @@ VGG = {
             "pooled": 2,
             "hidden": [16, 8],
             "dropout": [0.1, 0.1],
+            "frozen": False,
         }
     }
 }

@@ -25,11 +25,11 @@ class VGGFeatures(nn.Module):
         stages: (channels, convolutions) of each; the default is VGG19's, 20.0 M parameters.
         pooled: the maps are averaged to this side, whatever the images' size.
         batch_norm: between convolution and ReLU.
-        frozen: parameters are never trained (and no gradient is computed for them).
+        frozen: parameters are never trained (and no gradient is computed for them); needs a checkpoint.
         bn_mode: "eval" normalises by the stored statistics, also in training; "train" by the batch's, which moves the
             stored ones even under frozen parameters, as Pathomic Fusion runs it.
         checkpoint: file with the weights, as torchvision releases them; None for a random start.
-    Raises InputError when the file does not fit or an option is unknown.
+    Raises InputError when the file does not fit, an option is unknown or a random start would stay frozen.
     """
 
     def __init__(
@@ -44,6 +44,11 @@ class VGGFeatures(nn.Module):
         super().__init__()
         if bn_mode not in {"eval", "train"}:
             raise InputError(f"params: bn_mode: {bn_mode!r} is not one of eval, train")
+        if frozen and checkpoint is None:
+            raise InputError(
+                "params: checkpoint: frozen convolutions need a file of weights (config/pretrained.tsv says where one is "
+                "to be had); or train them from a random start: frozen: false"
+            )
         layers, before = [], 3
         for channels, convolutions in stages:
             for _ in range(convolutions):
