@@ -85,6 +85,16 @@ def test_without_an_embedding_all_genes_go_through_the_snn():
     assert not torch.allclose(moved.total, model(batch).total)
 
 
+def test_the_embedding_may_be_scaled_by_the_root_of_its_width():
+    """√width·e, of size 1 where e has length one, as smoothing takes it too (Path-GPTOmic's experiments 2 and 3)."""
+    batch = batch_of(TILES)
+    unit = batch["scgpt"] / batch["scgpt"].norm(dim=1, keepdim=True)
+    plain, scaled = build(TILES), build(TILES, scale_embedding=True)
+    scaled.load_state_dict(plain.state_dict())
+    expected = plain(batch | {"scgpt": 128**0.5 * unit})
+    torch.testing.assert_close(scaled(batch | {"scgpt": unit}).total, expected.total)
+
+
 def test_the_product_is_no_sum():
     model, batch = build(TILES, fusion="kronecker"), batch_of(TILES)
     output = model(batch)

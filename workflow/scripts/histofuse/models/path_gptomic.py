@@ -20,12 +20,15 @@ class PathGPTOmic(nn.Module):
     """θ = W^G·G + W^P·P + b, with G of the genomic branch and P of the image branch.
 
     G = MLP-B([SNN(alterations) ; embedding]), three layers with ReLU and dropout; the embedding is scGPT's, smoothed
-    or not, as the entry's `inputs` say. Table 3's "concat" is this sum without modulation.
+    or not, as the entry's `inputs` say, which also give it as it is (`standardise: false`). Table 3's "concat" is this
+    sum without modulation.
 
     Args:
         shapes: {"regions": (3, px, px)} or {"tiles": (width,)}, and the tabular blocks.
         outputs: 1 for a Cox log hazard, the number of intervals or of classes otherwise.
-        embedding: block that goes to MLP-B as it is; None sends every block through the SNN, whose vector is then G.
+        embedding: block that goes to MLP-B past the SNN; None sends all blocks through the SNN, whose vector is then G.
+        scale_embedding: that block times √width: for scGPT's own vectors, which have length one, so that their numbers
+            are of size 1.
         widths, dropout: of the SNN. hidden, mlp_dropout: of MLP-B's three layers.
         image: keywords of the image branch (`branches.RegionEncoder` or `PooledTiles`).
         fusion: "additive", or "kronecker": both vectors linearly to 32 numbers, then Pathomic Fusion's gated product
@@ -39,6 +42,7 @@ class PathGPTOmic(nn.Module):
         shapes: dict[str, tuple[int, ...]],
         outputs: int,
         embedding: str | None = "scgpt",
+        scale_embedding: bool = False,
         widths: Sequence[int] = (64, 48, 32, 32),
         dropout: float = 0.25,
         hidden: int = 128,
@@ -67,6 +71,7 @@ class PathGPTOmic(nn.Module):
         self.snn = SelfNormalisingEncoder(sum(blocks[name] for name in self.blocks), widths, dropout)
         width = widths[-1]
         if embedding is not None:
+            self.factor = blocks[embedding] ** 0.5 if scale_embedding else 1.0
             self.mlp = mlp(width + blocks[embedding], (hidden,) * 3, mlp_dropout)
             width = hidden
         self.image = image_branch(shapes, image)
@@ -114,7 +119,7 @@ class PathGPTOmic(nn.Module):
         vector = self.snn(torch.cat([batch[name] for name in self.blocks], dim=1))
         if self.embedding is None:
             return vector
-        return self.mlp(torch.cat([vector, batch[self.embedding]], dim=1))
+        return self.mlp(torch.cat([vector, self.factor * batch[self.embedding]], dim=1))
 
 
 def mlp(features: int, widths: Sequence[int], dropout: float) -> nn.Sequential:
