@@ -85,9 +85,9 @@ REFUSED = {
         scored(table="tiny_regions", row=1),
         "tiny_cptac: pathomic_fusion_cnn: inputs: images: reads vectors of another run, which are made for its own",
     ),
-    "scaling per source on another cohort": (
-        scored(table="tiny_two_cohorts", row=1),
-        "tiny_cptac: snn_hvg_per_source: inputs: expression: is scaled per source cohort, and nothing is learnt of",
+    "the cohort of a case on another cohort": (
+        scored(model="cohort_indicator"),
+        WHERE + "tiny_cptac: cohort_indicator: inputs: cohort: tells the source cohort, and nothing is learnt of this",
     ),
     "alterations of a cohort that leaves out rare ones": (
         lambda config: [

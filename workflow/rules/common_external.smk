@@ -94,7 +94,6 @@ def refuse_unscorable_model(where, model, cohort, external):
         reasons = {
             "run": "reads vectors of another run, which are made for its own cohort only",
             "shuffled": "is a control that is shuffled within the parts of its own splits",
-            "per_source": "is scaled per source cohort, and nothing is learnt of this one",
         }
         found = [reason for key, reason in reasons.items() if options.get(key)]
         found += (

@@ -56,6 +56,7 @@ rule predict_external:
         task=lookup("tasks/{task}", within=config),
         class_files=lambda wildcards: class_files(wildcards.model),
         called=lambda wildcards: layout(wildcards.external) == "gdc",
+        joined=lambda wildcards: layout(wildcards.cohort) == "meta",
         code=lambda wildcards: code("predict_external.py", *class_files(wildcards.model).values()),
     message:
         "Predicting the cases of {wildcards.external} with {wildcards.model} for {wildcards.task}, trained on "

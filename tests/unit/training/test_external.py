@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from external_examples import GENES, TASK, split_of, write_cohort, write_splits
 
 from histofuse.evaluation.predictions import check_predictions
+from histofuse.genomics.expression import as_table, join_cohorts
 from histofuse.io import InputError
 from histofuse.models.attmil import AttMIL
 from histofuse.models.concat import Concat
@@ -14,7 +16,14 @@ from histofuse.models.disentangled_student import DisentangledStudent
 from histofuse.models.linear import LinearModel
 from histofuse.models.registry import Estimator
 from histofuse.models.snn import SNN
-from histofuse.training.external import predict_external, read_at_scoring, read_external, with_columns_of
+from histofuse.training.external import (
+    genes_of,
+    per_million_of,
+    predict_external,
+    read_at_scoring,
+    read_external,
+    with_columns_of,
+)
 from histofuse.training.run import Job, run
 from histofuse.training.scaling import BlockScaler
 
@@ -227,6 +236,83 @@ def test_features_of_another_width_are_refused(cohorts):
         read_external(other, pd.read_parquet(other["population"]), split, TASK, {"tiles": {}})
 
 
+def member(name, cases, own_genes, seed):
+    """A cohort's matrix, of which the shared genes are some and take a share of all reads that is its own."""
+    rng = np.random.default_rng(seed)
+    names = sorted([*GENES, *own_genes])
+    tpm = rng.gamma(0.7, 1.0, (cases, len(names))) * np.where(np.isin(names, GENES), 1.0, 20.0)
+    tpm = (tpm / tpm.sum(axis=1, keepdims=True) * 1e6).astype(np.float32)
+    ids = [f"{name}{k:02d}" for k in range(cases)]
+    return AnnData(
+        obs=pd.DataFrame(index=ids), var=pd.DataFrame(index=names), layers={"tpm": tpm, "log_tpm": np.log2(1 + tpm)}
+    )
+
+
+def test_a_member_of_a_meta_cohort_scored_as_if_external_has_the_same_inputs(tmp_path, capsys):
+    """TPM of the one file are per million of all its genes, those trained on per million of the genes shared."""
+    members = [("own", member("own", 32, ["A"], 1)), ("other", member("other", 14, ["B", "C"], 2))]
+    own = write_cohort(tmp_path, "own", 32, seed=1)
+    other = write_cohort(tmp_path, "other", 14, seed=2)
+    both = write_splits(tmp_path, own)
+    for file in ("population", "splits"):
+        frames = [pd.read_parquet(both[file]), pd.read_parquet(other["population"]).assign(split=0, part="test")]
+        both[file] = str(tmp_path / f"both_{file}.parquet")
+        columns = frames[0].columns
+        pd.concat([frame[columns] for frame in frames], ignore_index=True).to_parquet(both[file])
+    both["expression"] = str(tmp_path / "joined.parquet")
+    as_table(join_cohorts(members)).to_parquet(both["expression"])
+    as_table(members[1][1]).to_parquet(other["expression"])
+    inputs = {"genes": {"from": "expression"}}
+    files = both | {"genes": both["expression"]}
+    split = split_of(files, inputs)
+    population = pd.read_parquet(other["population"])
+    genes = genes_of(files, inputs)
+    assert genes == sorted(GENES)
+    external = read_external(other | {"genes": other["expression"]}, population, split, TASK, inputs, genes=genes)
+    mine = split.blocks["genes"][split.rows["case_id"].isin(population["case_id"]).to_numpy()]
+    np.testing.assert_allclose(external.blocks["genes"], mine, rtol=1e-4, atol=1e-4)
+    assert "genes: TPM are scaled to a million over 40 of the 40 genes" in capsys.readouterr().out
+    unscaled = read_external(other | {"genes": other["expression"]}, population, split, TASK, inputs)
+    assert (unscaled.blocks["genes"] - mine).mean() < -0.3  # the gap that is to be closed
+
+
+def test_tpm_over_genes_of_which_some_are_not_there():
+    table = pd.DataFrame({"A": [2.0, 0.0], "B": [1.0, 3.0], "X": [9.0, 9.0], "C": [np.nan, np.nan]}, index=["i", "j"])
+    found = per_million_of(["A", "B", "C", "D"], table, "expression")
+    assert found.columns.tolist() == ["A", "B"]
+    np.testing.assert_allclose(np.exp2(found) - 1, [[7.5e5, 2.5e5], [0, 1e6]], rtol=1e-9)
+    with pytest.raises(InputError, match="expression: the cohort to be scored has 2 of the 5 genes"):
+        per_million_of(["A", "B", "C", "D", "E"], table, "expression")
+    with pytest.raises(InputError, match="expression: case j expresses none of the genes"):
+        per_million_of(["A"], table, "expression")
+    with pytest.raises(InputError, match=r"is log2\(1 \+ TPM\), .* reaches from -1 to 8"):
+        per_million_of(["A", "X"], table - 1, "expression")
+
+
+def test_genes_are_those_of_the_table_of_expression_if_one_is_read(cohorts):
+    own, _ = cohorts
+    assert genes_of(own, {"clinical": {}}) is None
+    assert genes_of(own | {"tumour": own["expression"]}, {"clinical": {}, "tumour": {"from": "expression"}}) == GENES
+
+
+def test_cases_of_another_source_are_scaled_by_the_figures_of_all_training_cases(cohorts, capsys):
+    own, other = cohorts
+    population = pd.read_parquet(own["population"])
+    sources = population[["case_id"]].assign(source=np.where(np.arange(len(population)) < 16, "a", "b"))
+    table_changed(own, "expression", lambda table: table.assign(G0=table["G0"] + 3 * (sources["source"] == "b")))
+    cases = own["population"].replace("population", "cases")
+    sources.to_parquet(cases)
+    pooled = read_external(
+        other, pd.read_parquet(other["population"]), split_of(own, {"expression": {}}), TASK, {"expression": {}}
+    )
+    inputs = {"expression": {"per_source": True}}
+    split = split_of(own | {"cases": cases}, inputs)
+    assert set(split.scalers["expression"].figures) == {"", "a", "b"}
+    found = read_external(other, pd.read_parquet(other["population"]), split, TASK, read_at_scoring(inputs))
+    np.testing.assert_allclose(found.blocks["expression"], pooled.blocks["expression"], rtol=1e-6)
+    assert "expression: scaled by the figures of all training cases, as none are of" in capsys.readouterr().out
+
+
 def test_data_that_changed_after_the_run_are_refused(cohorts, tmp_path):
     own, other = cohorts
     entry = {"inputs": {"expression": {}}, "params": {}, "training": TRAINING}
@@ -262,7 +348,6 @@ def test_an_estimator_that_cannot_be_restored_is_refused_by_name(cohorts, tmp_pa
     [
         ({"run": "vgg19", "vectors": ["image"]}, "vectors of another run"),
         ({"shuffled": True}, "shuffled within the parts"),
-        ({"per_source": True}, "scaled per source cohort"),
         ({"from": "source"}, "tells the source cohort"),
     ],
 )

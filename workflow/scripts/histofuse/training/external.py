@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from histofuse.io import InputError, read_table
 from histofuse.models.registry import Estimator
@@ -24,6 +25,9 @@ from histofuse.training.run import make_head, scaling_of, trained_model
 from histofuse.training.scaling import BlockScaler
 
 MAX_LACKING = 0.05  # of the columns that a block reads: above, the model would see another patient than there is
+LEAST_SHARED = 0.5  # of the genes of a joined cohort: below, TPM over those that are there is another quantity
+_NO_SOURCE = pd.Series(dtype=str)  # by case: none of the sources that were trained on
+_LARGEST_LOG_TPM = np.log2(1e6 + 1) + 1e-3
 
 
 def read_at_scoring(inputs: dict[str, dict]) -> dict[str, dict]:
@@ -36,7 +40,6 @@ def read_at_scoring(inputs: dict[str, dict]) -> dict[str, dict]:
         reasons = {
             "it is the vectors of another run, which are made for the cohort of that run only": "run" in options,
             "the inputs of this control are shuffled within the parts of its own splits": options.get("shuffled"),
-            "it is scaled per source cohort, and nothing was learnt of this one": options.get("per_source"),
             "it tells the source cohort of a case, and nothing was learnt of this one": options.get("from") == "source",
         }
         for reason, applies in reasons.items():
@@ -52,8 +55,13 @@ def read_external(
     task: dict,
     inputs: dict[str, dict],
     called: bool = False,
+    genes: Sequence[str] | None = None,
 ) -> Split:
     """The cases of another cohort as a split whose only part is "test", scaled as `split` is.
+
+    A block that is scaled per source has figures of the sources that were trained on, and of all training cases
+    together. This cohort is none of these sources, so that its cases are scaled by the figures of all training cases;
+    its own would be learnt of the cases that are to be predicted. The log says so.
 
     Args:
         files: of the other cohort, named as for `read_split`; of its tables and images only.
@@ -61,6 +69,8 @@ def read_external(
         split: of the run, which fitted the scalers; task, inputs: of the run (`inputs` as of `read_at_scoring`).
         called: the alterations were called from files of whole exomes and genomes, and none was left out for being
             rare, so that one without a column is one that no case has.
+        genes: of the expression of a meta cohort that the run was trained on (`genes_of`). Its TPM are per million of
+            these, the other cohort's of all genes that its files list, so that they are scaled likewise.
     Raises InputError when a case was trained on, lacks an input, the other cohort's features have another width, or a
     block lacks too many columns.
     """
@@ -86,10 +96,52 @@ def read_external(
             table = table.loc[cases["case_id"]]
             if called and options.get("from", name) == "alterations":
                 table = with_absent_alterations(split.scalers[name], table, name)
+            if genes is not None and options.get("from", name) == "expression":
+                table = per_million_of(genes, table, name)
+            if options.get("per_source"):
+                print(f"{name}: scaled by the figures of all training cases, as none are of the cohort to be scored")
             aligned = with_columns_of(split.scalers[name], table, name)
-            blocks[name] = split.scalers[name].apply(aligned.loc[rows["case_id"]])
+            blocks[name] = split.scalers[name].apply(aligned.loc[rows["case_id"]], _NO_SOURCE)
     about, target = target_of(rows, task)
     return Split(about, target, blocks, bags, split.bag_scales, split.scalers, regions)
+
+
+def genes_of(files: Mapping[str, str | Path], inputs: dict[str, dict]) -> list[str] | None:
+    """The genes of the table of expression that a run's inputs read; None where they read none."""
+    of_expression = [name for name, options in inputs.items() if options.get("from", name) == "expression"]
+    if not of_expression:
+        return None
+    return [name for name in pq.read_schema(files[of_expression[0]]).names if name != "case_id"]
+
+
+def per_million_of(genes: Sequence[str], table: pd.DataFrame, block: str) -> pd.DataFrame:
+    """log2(1 + TPM) [case, gene] with the TPM of each case scaled to a million over those of `genes` that are there.
+
+    As `genomics.expression.join_cohorts` scales the members of a meta cohort. Missing values stay missing. Raises
+    InputError for values that are no log2(1 + TPM), a case that expresses none of the genes, and when fewer than
+    `LEAST_SHARED` of the genes are there.
+    """
+    there = [name for name in genes if name in table and table[name].notna().any()]
+    if len(there) < LEAST_SHARED * len(genes):
+        raise InputError(
+            f"inputs: {block}: the cohort to be scored has {len(there)} of the {len(genes)} genes of the expression "
+            f"trained on; TPM cannot be scaled alike over fewer than {LEAST_SHARED:.0%} of them"
+        )
+    values = table[there].to_numpy(np.float64)
+    least, most = np.nanmin(values), np.nanmax(values)
+    if least < 0 or most > _LARGEST_LOG_TPM:
+        raise InputError(
+            f"inputs: {block}: the expression trained on is log2(1 + TPM), between 0 and 20; that of the cohort to be "
+            f"scored reaches from {least:g} to {most:g}"
+        )
+    tpm = np.exp2(values) - 1
+    total = np.nansum(tpm, axis=1, keepdims=True)
+    if (total == 0).any():
+        raise InputError(f"inputs: {block}: case {table.index[int(total.argmin())]} expresses none of the genes")
+    print(
+        f"{block}: TPM are scaled to a million over {len(there)} of the {len(genes)} genes of the expression trained on"
+    )
+    return pd.DataFrame(np.log2(1 + tpm * (1e6 / total)), index=table.index, columns=there)
 
 
 def with_absent_alterations(scaler: BlockScaler, table: pd.DataFrame, block: str) -> pd.DataFrame:
