@@ -128,7 +128,7 @@ def test_every_parameter_learns_and_consistency_is_that_of_the_attention_maps(fo
     expected = 0
     for u in SUBSPACES:
         first, second = (
-            model.readers[m].attention[u].attention(maps[m].queries[u], maps[m].keys).flatten(1) for m in ("20x", "10x")
+            model.readers[m].attention[u].attention(maps[m].queries[u], maps[m].keys).flatten(1) for m in ("10x", "20x")
         )
         if form == "variance":
             expected += 1e4 * nn.functional.normalize(first @ second.T).diagonal().var()

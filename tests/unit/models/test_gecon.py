@@ -52,6 +52,15 @@ def test_definition_slide_by_slide(geometry):
     assert GeCon(alpha=0.3, geometry=geometry)(genes, attended).item() == pytest.approx(0.3 * expected / 6, rel=1e-5)
 
 
+def test_as_printed_grams_are_as_long_as_they_are_and_the_norm_is_not_squared():
+    genes, attended = random_batch()
+    points = attended.points.double().transpose(0, 1).flatten(2)
+    gram = torch.stack([head @ head.T for head in points]).mean(0)
+    expected = 0.3 / 6 * (genes.double() @ genes.double().T - gram).square().sum().sqrt()
+    loss = GeCon(alpha=0.3, geometry="points", form="printed")(genes, attended)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_gram_permutes_with_slides():
     genes, attended = random_batch()
     order = torch.tensor([3, 0, 5, 1, 2, 4])
@@ -104,6 +113,7 @@ def test_half_precision_is_computed_in_single():
     [
         ({"geometry": "keys"}, "gecon: geometry: 'keys' is not one of offsets, points"),
         ({"layout": "wrong"}, "gecon: layout: 'wrong' is not one of correct, as_published"),
+        ({"form": "squared"}, "gecon: form: 'squared' is not one of normalised, printed"),
     ],
 )
 def test_unknown_options_are_refused(options, message):

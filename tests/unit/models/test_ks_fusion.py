@@ -194,6 +194,7 @@ def test_the_same_bits_twice():
         ({"tiles": (12,), "tumour": (7,)}, {}, "reads tiles, tumour and microenvironment; given are tiles, tumour"),
         (SHAPES | {"clinical": (3,)}, {}, "given are tiles, tumour, microenvironment, clinical"),
         (SHAPES, {"bag": 140}, "bag: 140 is no square"),
+        (SHAPES, {"heads": 3}, "heads: 3 do not divide the model's width of"),
         (SHAPES, {"bag": 9}, r"a map of 3 × 3 places is too small .* take at least 4 a side \(`bag: 16`\)"),
     ],
 )
@@ -203,5 +204,9 @@ def test_inputs_and_options_that_do_not_fit_are_refused(shapes, params, message)
 
 
 def test_a_bag_of_another_size_is_refused():
-    with pytest.raises(InputError, match="bag: 144 places, but the tiles' bag holds 36: give both the same number"):
+    with pytest.raises(InputError, match="bag: 144 places, but the bag tiles holds 36: give both the same number"):
         build()(batch_of(bag=36))
+    batch = batch_of()
+    del batch["tiles_place"]
+    with pytest.raises(InputError, match="inputs: tiles: the model reads it as a map; give it `order: raster` and `bag"):
+        build()(batch)

@@ -98,13 +98,22 @@ def test_the_test_part_has_no_influence(split, tmp_path):
     assert same(before, after)
 
 
-def test_selection_keeps_the_first_best_epoch(split, tmp_path):
+def test_selection_keeps_the_best_epoch(split, tmp_path):
     """The criterion here prefers small outputs, so the chosen weights are those of the epoch with the best value."""
     model, history = train(split, tmp_path, select="validation", lr=0.05)
     best = history["val_metric"].max()
     val = split.part("val")
     outputs = loop.predict(model, loop.Batches(split, torch.device("cpu")), val)
     assert -np.abs(outputs).sum() == pytest.approx(best)
+
+
+def test_of_equally_good_epochs_selection_keeps_the_first(split, tmp_path):
+    """All are equally good by a constant criterion; a constant rate makes the first that of a run of one epoch."""
+    settings = {"select": "validation", "schedule": "constant", "criterion": lambda outputs, rows: 0.5}
+    first, _ = train(split, tmp_path, name="1.pt", epochs=1, **settings)
+    kept, history = train(split, tmp_path, name="6.pt", epochs=6, **settings)
+    assert history["val_metric"].tolist() == [0.5] * 6
+    assert same(kept, first)
 
 
 def test_selection_needs_a_validation_part(split, tmp_path):
@@ -153,6 +162,20 @@ def test_l1_and_clipping_change_the_steps(split, tmp_path):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 
+def test_rates_rise_in_the_warm_up_and_are_stepped_at_every_batch(split, tmp_path, monkeypatch):
+    """Four epochs of three batches, one of them of warm-up: 1/6, 1/2, 5/6 of the rate, then a cosine over the others."""
+    rates, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: (rates.append(self.param_groups[0]["lr"]), step(self, *a))
+    )
+    settings = {"epochs": 4, "lr": 0.1, "schedule": "cosine", "warmup_epochs": 1, "optimiser": "sgd"}
+    train(split, tmp_path, **settings)
+    along = (np.arange(9) + 0.5) / 9
+    np.testing.assert_allclose(rates, 0.1 * np.concatenate([[1 / 6, 1 / 2, 5 / 6], (1 + np.cos(np.pi * along)) / 2]))
+    with pytest.raises(InputError, match="warmup_epochs: a modulation of kind balance sets rates of its own"):
+        train(split, tmp_path, modulation={}, **settings)
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -183,3 +206,11 @@ def test_the_last_epochs_weights_are_averaged_also_when_interrupted(split, tmp_p
 def test_averaging_does_not_go_with_a_choice_on_the_validation_part(split, tmp_path):
     with pytest.raises(InputError, match="average: is of the last epochs; it does not go with select: validation"):
         train(split, tmp_path, average=2, select="validation")
+
+
+def test_an_operation_without_a_deterministic_kernel_warns_and_runs():
+    loop.make_deterministic()
+    with pytest.warns(UserWarning, match="put_ does not have a deterministic implementation"):
+        placed = torch.zeros(3).put_(torch.tensor([1]), torch.tensor([2.0]))
+    assert placed.tolist() == [0, 2, 0]
+    assert torch.are_deterministic_algorithms_enabled()

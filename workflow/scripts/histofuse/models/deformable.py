@@ -58,7 +58,7 @@ class DeformableAttention(nn.Module):
         dropout: of the attention weights.
         align_corners: read the map where the reference points lie, corners on corners. False as KS-Fusion was
             published: points are placed with corners on corners and read without, so a corner key weighs a quarter.
-    Raises InputError for a map of fewer than 2 × 2 keys.
+    Raises InputError for a map of fewer than 2 × 2 keys, and for heads that do not divide the width.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class DeformableAttention(nn.Module):
             )
         self.heads, self.side, self.stride, self.keys = heads, side, stride, side // stride
         self.head_width, self.dropout, self.align_corners = head_width, dropout, align_corners
+        if width % heads:
+            raise InputError(f"params: heads: {heads} do not divide the model's width of {width}")
         channels = width // heads
         self.query, self.key, self.value = (
             nn.Parameter(torch.empty(heads, head_width, channels).uniform_(-1, 1) / math.sqrt(channels)) for _ in "qkv"

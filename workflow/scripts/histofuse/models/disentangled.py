@@ -130,7 +130,9 @@ class DisentangledTeacher(nn.Module):
         if not (self.training and self.consistency and self.consistency_weight):
             return {}
         of_subspaces = [
-            consistency(*(self.readers[name].maps_of(u, maps[name]) for name in BAGS), self.heads, self.consistency)
+            consistency(
+                *(self.readers[name].maps_of(u, maps[name]) for name in ("10x", "20x")), self.heads, self.consistency
+            )
             for u in SUBSPACES
         ]
         return {"consistency": self.consistency_weight * sum(of_subspaces)}

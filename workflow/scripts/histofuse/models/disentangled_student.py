@@ -153,7 +153,7 @@ class DisentangledStudent(nn.Module):
     def _consistency(self, maps: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         if not (self.consistency and self.consistency_weight):
             return {}
-        attention = (self.readers[name].maps_of(maps[name][0]) for name in BAGS)
+        attention = (self.readers[name].maps_of(maps[name][0]) for name in ("10x", "20x"))
         return {"consistency": self.consistency_weight * consistency(*attention, self.heads, self.consistency)}
 
 

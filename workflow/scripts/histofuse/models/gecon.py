@@ -13,6 +13,7 @@ from histofuse.models.deformable import Geometry
 
 GEOMETRIES = ("offsets", "points")
 LAYOUTS = ("correct", "as_published")
+FORMS = ("normalised", "printed")
 
 
 def row_normalised_gram(vectors: Tensor) -> Tensor:
@@ -30,6 +31,8 @@ class GeCon:
             grid, next to which offsets are small, so that all of their Gram matrix is about 1/√M.
         layout: "as_published" reads the numbers, which lie slide by slide, as if they lay head by head. With as many
             slides as heads it compares the heads of one slide with each other, not slides.
+        form: "normalised", as above; "printed", the paper's equation: (α/M) ‖A Aᵀ(genes) − mean over heads of
+            A Aᵀ(geometry)‖, of Gram matrices as they are and not squared.
         detach: only the geometry learns.
     Raises InputError for an unknown option.
     """
@@ -37,10 +40,11 @@ class GeCon:
     alpha: float = 0.5
     geometry: str = "offsets"
     layout: str = "correct"
+    form: str = "normalised"
     detach: bool = False
 
     def __post_init__(self):
-        for key, known in (("geometry", GEOMETRIES), ("layout", LAYOUTS)):
+        for key, known in (("geometry", GEOMETRIES), ("layout", LAYOUTS), ("form", FORMS)):
             if getattr(self, key) not in known:
                 raise InputError(f"params: gecon: {key}: {getattr(self, key)!r} is not one of {', '.join(known)}")
 
@@ -52,5 +56,9 @@ class GeCon:
         by_head = moved.transpose(0, 1) if correct else moved.reshape(heads, slides, *moved.shape[2:])
         genes = (genes.detach() if self.detach else genes).float()
         with torch.autocast(genes.device.type, enabled=False):
+            if self.form == "printed":
+                points = by_head.flatten(2)
+                difference = genes @ genes.T - (points @ points.mT).mean(0)
+                return self.alpha / slides * torch.linalg.vector_norm(difference)
             difference = row_normalised_gram(genes) - row_normalised_gram(by_head.flatten(2)).mean(0)
         return self.alpha / slides * difference.square().sum()

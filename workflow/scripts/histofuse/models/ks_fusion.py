@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,6 +12,7 @@ from histofuse.io import InputError
 from histofuse.models.deformable import DeformableAttention, Geometry, Points
 from histofuse.models.gecon import GeCon
 from histofuse.models.layers import SelfNormalisingEncoder
+from histofuse.models.magnifications import on_map, places_of, side_of
 from histofuse.models.output import Output
 
 GECON = {"alpha": 0.5}  # the weight that the authors' code has
@@ -84,9 +84,7 @@ class KSFusion(nn.Module):
         super().__init__()
         if set(shapes) != {"tiles", *SUBSPACES}:
             raise InputError(f"inputs: KS-Fusion reads tiles, {' and '.join(SUBSPACES)}; given are {', '.join(shapes)}")
-        self.bag, side = bag, math.isqrt(bag)
-        if side**2 != bag:
-            raise InputError(f"params: bag: {bag} is no square; the map has as many rows as columns")
+        self.bag, side = bag, side_of(bag)
         self.gecon = None if gecon is None else GeCon(**gecon)
         attention = {"heads": heads, "head_width": head_width, "stride": stride, "align_corners": align_corners}
         self.subspaces = nn.ModuleDict(
@@ -141,14 +139,8 @@ class KSFusion(nn.Module):
 
     def _patches(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{subspace: [batch, place, width]}: each tile is embedded once, for both subspaces in one product."""
-        tiles, place = batch["tiles"], batch["tiles_place"]
-        if place.shape[1] != self.bag:
-            raise InputError(
-                f"params: bag: {self.bag} places, but the tiles' bag holds {place.shape[1]}: give both the same number"
-            )
+        place = places_of(batch, "tiles", self.bag)
         embed = [subspace.embed for subspace in self.subspaces.values()]
         weight, bias = torch.cat([layer.weight for layer in embed]), torch.cat([layer.bias for layer in embed])
-        embedded = torch.relu(F.linear(tiles, weight, bias))
-        first = torch.arange(len(tiles), device=tiles.device).unsqueeze(1) * tiles.shape[1]
-        patches = F.embedding(place + first, embedded.flatten(0, 1))
+        patches = on_map(torch.relu(F.linear(batch["tiles"], weight, bias)), place)
         return dict(zip(self.subspaces, patches.chunk(len(embed), dim=-1)))

@@ -40,7 +40,7 @@ def on_map(values: Tensor, place: Tensor) -> Tensor:
 def places_of(batch: dict[str, Tensor], name: str, bag: int) -> Tensor:
     """[batch, place] of the bag of this name. Raises InputError where it is no map, or not one of `bag` places."""
     if (place := batch.get(f"{name}_place")) is None:
-        raise InputError(f"inputs: {name}: the model reads it as a map; give it `order: spatial` and `bag: {bag}`")
+        raise InputError(f"inputs: {name}: the model reads it as a map; give it `order: raster` and `bag: {bag}`")
     if place.shape[1] != bag:
         raise InputError(
             f"params: bag: {bag} places, but the bag {name} holds {place.shape[1]}: give both the same number"

@@ -80,6 +80,8 @@ def fit(
         raise InputError("training: select: validation, but the protocol has no validation part; choose last")
     if settings.select == "validation" and settings.average > 1:
         raise InputError("training: average: is of the last epochs; it does not go with select: validation")
+    if settings.warmup_epochs and settings.balances:
+        raise InputError("training: warmup_epochs: a modulation of kind balance sets rates of its own; leave one out")
     torch.manual_seed(seed)
     model = build().to(device)
     branches = model.branches() if hasattr(model, "branches") else {}
@@ -93,8 +95,7 @@ def fit(
     history, kept, first = _resume(checkpoint, digest, model, optimiser, modulation)
     for epoch in progress(range(first, settings.epochs), "epochs"):
         start = time.perf_counter()
-        for group in optimiser.param_groups:
-            group["lr"] = group["initial_lr"] * settings.lr_factor(epoch)
+        _set_rates(optimiser, settings.lr_factor(epoch))
         for parameter, epochs in frozen:
             parameter.requires_grad_(epoch >= epochs)
         if modulation is not None:
@@ -104,7 +105,10 @@ def fit(
         model.train()
         sums: dict[str, Tensor] = {}
         seen = 0  # an epoch may leave rows out
-        for rows in batches_of(train, settings.batch_size, seed, epoch, cases):
+        of_epoch = list(batches_of(train, settings.batch_size, seed, epoch, cases))
+        for step, rows in enumerate(of_epoch):
+            if settings.warmup_epochs:
+                _set_rates(optimiser, settings.lr_factor(epoch + (step + 0.5) / len(of_epoch)))
             index = to_device(rows, device)
             batch = batches(rows, index)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
@@ -158,6 +162,11 @@ def fit(
     if kept is not None:
         model.load_state_dict(kept["state"])
     return model, pd.DataFrame(history)
+
+
+def _set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["initial_lr"] * factor
 
 
 def _check_parts(model: nn.Module, outputs: Tensor | Output) -> None:

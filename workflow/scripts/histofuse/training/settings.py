@@ -20,7 +20,9 @@ class Settings:
     batch_size: rows per step, or "full" for whole-cohort risk sets. unique_cases: a batch holds one row of a case at
     most. optimiser: "adam", "adamw", "sgd" (momentum: the first of `betas`) or "adagrad" (accumulators begin at 0.1).
     schedule: "constant", "linear" (Pathomic Fusion's: factor 1 − (epoch + 1)/(epochs + 1)), "cosine" (to 0) or
-    "exponential" (`decay` to the power of the epoch), stepped per epoch and begun after `constant_epochs`. precision:
+    "exponential" (`decay` to the power of the epoch), stepped per epoch and begun after `constant_epochs`;
+    warmup_epochs: so many first epochs in which the rate rises from 0, after which it is stepped, like it, at every
+    batch. precision:
     of the model's arithmetic in training, "float32" or "bfloat16" where that is safe (autocast). l1: weight of Σ|w|
     over all trained parameters.
     clip_norm: of the gradient, None for none. select: "last" epoch, or the best on the validation part by `criterion`
@@ -45,6 +47,7 @@ class Settings:
     unique_cases: bool = False
     decay: float = 0.95
     constant_epochs: int = 0
+    warmup_epochs: int = 0
     average: int = 1
     precision: str = "float32"
     branch_lr: dict[str, float] | None = None
@@ -57,10 +60,19 @@ class Settings:
         """By which rule the objective judges the branches, None without a modulation."""
         return rule_of(self.modulation)
 
-    def lr_factor(self, epoch: int) -> float:
-        if epoch < self.constant_epochs or self.schedule == "constant":
+    @property
+    def balances(self) -> bool:
+        """Whether the modulation changes learning rates on the device."""
+        return self.modulation is not None and self.modulation.get("kind", "balance") == "balance"
+
+    def lr_factor(self, epoch: float) -> float:
+        """Of the learning rate in an epoch, counted from 0; where rates are stepped per batch, between epochs too."""
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        first = self.warmup_epochs + self.constant_epochs
+        if epoch < first or self.schedule == "constant":
             return 1.0
-        epoch, epochs = epoch - self.constant_epochs, self.epochs - self.constant_epochs
+        epoch, epochs = epoch - first, self.epochs - first
         if self.schedule == "linear":
             return 1 - (epoch + 1) / (epochs + 1)
         if self.schedule == "cosine":
