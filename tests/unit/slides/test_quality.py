@@ -25,6 +25,9 @@ REAL = ("cmu", *GLIOMA, "tiatoolbox", "source", "target")
 # Views of tumour and microenvironment, and codeletion.
 LOOKS = {"sim0": (0, 0, False), "sim1": (-3, -3, False), "sim2": (3, 3, False), "sim3": (0, 3, True)}
 INKS = {"blue": (40, 60, 180), "green": (30, 140, 70), "red": (200, 30, 45), "black": (38, 38, 42)}
+INKS |= {"dark red": (150, 20, 30)}
+# Erythrocytes: the usual mean, thinner, thicker and more orange ones.
+BLOOD = [(177, 46, 61), (185, 60, 75), (165, 40, 48), (200, 80, 60)]
 
 
 class Picture:
@@ -101,6 +104,26 @@ def test_good_slides_are_not_flagged(name):
     # The skin of the Aperio sample has a horny wall twice as dense as anything beside it.
     assert found["fold_fraction"] <= (0.08 if name == "cmu" else 0)
     assert found["tissue_fraction"] > 0.3
+
+
+@pytest.mark.parametrize("name", ["cmu", *GLIOMA, "sim0", "sim2"])
+@pytest.mark.parametrize("colour", BLOOD)
+def test_a_lake_of_blood_is_tissue(name, colour):
+    base, random = picture(name), np.random.default_rng(0)
+    height, width = base.image.shape[:2]
+    rows, columns = np.mgrid[:height, :width]
+    lake = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 <= (150 / base.mpp) ** 2
+    # Erythrocytes of 7 µm lie at varying thickness.
+    cells = random.normal(1, 0.08, (int(height * base.mpp / 7) + 1, int(width * base.mpp / 7) + 1))
+    thickness = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+    density = -np.log(np.array(colour) / 245) * thickness * random.normal(1, 0.02, base.image.shape)
+    image = np.where(lake[..., None], 245 * np.exp(-density), base.image).clip(0, 255).astype(np.uint8)
+    view = survey(Picture(image, base.mpp), {})
+    inside = at_survey(lake, view) > 0.9
+    assert inside.sum() > 900
+    assert not view.pen.any()
+    assert view.tissue[inside].all()
+    assert not (view.fold | view.black)[inside].any()
 
 
 @pytest.mark.parametrize("name", [*REAL, *LOOKS])

@@ -1,7 +1,8 @@
 """Ink, folds and missing parts of a slide, told from tissue by their colour, density and shape on a thumbnail.
 
 Haematoxylin and eosin both absorb green most. In optical density relative to glass, and over 8 µm, tissue therefore
-has R/G < 1 and, where it is red, B/G < 0.75; ink is what lies beyond that.
+has R/G < 1 and, where it is red, B/G < 0.75; ink is what lies beyond that. Erythrocytes lie beyond it too, and are
+known by absorbing more red than ink does, and less green.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ GLASS_LEVEL, GLASS_CHROMA, WHITE = 220, 20, 245
 GLASS_SHARE = 0.001
 # Red ink hardly absorbs red, and blue and green ink absorb less blue than red: at most these shares.
 RED_INK, COLD_INK = 0.4, 0.45
+# Erythrocytes are like it, with 0.2 of a green density of about 1.6: red ink is unmistakable below this share, or
+# above this density. What is not stays tissue unless it lies beside a stroke that is.
+BLOOD_RED, BLOOD_GREEN = 0.15, 2.2
 # Where ink lies over tissue its ratios of density shrink. They may shrink to DENSE where the density is beyond that of
 # tissue, and to BESIDE within so many µm of unmistakable ink, where the colour is one that the rest of the slide lacks.
 DENSE, BESIDE, BESIDE_UM = 0.875, 0.85, 500.0
@@ -64,6 +68,8 @@ def find_ink(density: np.ndarray, mpp: float, thresholds: dict) -> np.ndarray:
     def coloured(part: float) -> np.ndarray:
         cold = red > part * cold_ink * green
         warm = (blue > part * red_ink * green) & (red < RED_INK * green)
+        if part == 1.0:
+            warm &= (red < BLOOD_RED * green) | (green > BLOOD_GREEN)
         grey = (palest > part * thresholds["ink_black"] * darkest) & (palest > thresholds["ink_black_density"])
         return (cold | warm | grey) & (darkest > thresholds["ink_density"])
 

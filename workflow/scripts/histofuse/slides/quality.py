@@ -24,7 +24,7 @@ QUALITY = {
     # Noise at 2 µm/px in grey levels (standard deviation), which is no detail.
     "noise": 0.5,
     # Ratios of optical density beyond which a colour is ink: R/G of blue and green (tissue: below 1), B/G of red
-    # (tissue: below 0.8), least over largest of black (tissue: below 0.8).
+    # (tissue: below 0.8, but for blood), least over largest of black (tissue: below 0.8).
     "ink_blue_green": 1.0,
     "ink_red": 0.8,
     "ink_black": 0.8,
