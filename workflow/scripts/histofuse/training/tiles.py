@@ -19,11 +19,11 @@ class TileStore:
     """A cohort's packed tile features: a float16 memory map [tile, width] and where each slide's tiles lie.
 
     A slide's bag has a fixed size in the papers; tiles are stored once, and a model is given each tile of a bag once
-    as well. `count` says how often it stands in the bag of `bag` tiles by the repeat rule (all ones when `bag` is None;
-    a slide with more tiles is given whole). With an `order` the bag is a square map for models that read it as one:
-    "raster" by the repeat rule, "spatial" so that neighbours in tissue are neighbours (`bags.spatial_index`), by the
-    places of the tiles in `coords`, int32 [tile, 2]. A model is then given the tiles that stand on the map, and `place`
-    says which of them stands where.
+    as well. Which these are is said by the repeat rule (`bags.repeat_index`): all of them where a slide has no more
+    than `bag`, else an even stride. `count` says how often each stands in the bag. Without a `bag` all tiles are
+    given, and count once. With an `order` the bag is a square map for models that read it as one: "raster" by the
+    repeat rule, "spatial" so that neighbours in tissue are neighbours (`bags.spatial_index`), by the places of the
+    tiles in `coords`, int32 [tile, 2]; `place` says which of the given tiles stands where.
     """
 
     def __init__(
@@ -93,12 +93,11 @@ class TileStore:
     def _lay_out(self, slide_id: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(given, place, count) of a slide."""
         first, n = self.index.loc[slide_id, ["first_tile", "n_tiles"]].astype(int)
-        if self.order is not None:
-            spatial = self.order == "spatial"
-            stored = spatial_index(self.coords[first : first + n], self.bag) if spatial else repeat_index(n, self.bag)
-            given, place, count = np.unique(stored, return_inverse=True, return_counts=True)
-            return given, place, count.astype(np.float32)
-        count = np.ones(n, dtype=np.float32)
-        if self.bag is not None and n < self.bag:
-            count = np.bincount(repeat_index(n, self.bag), minlength=n).astype(np.float32)
-        return np.arange(n), None, count
+        if self.bag is None:
+            return np.arange(n), None, np.ones(n, dtype=np.float32)
+        if self.order == "spatial":
+            stored = spatial_index(self.coords[first : first + n], self.bag)
+        else:
+            stored = repeat_index(n, self.bag)
+        given, place, count = np.unique(stored, return_inverse=True, return_counts=True)
+        return given, None if self.order is None else place, count.astype(np.float32)
