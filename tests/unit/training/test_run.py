@@ -13,6 +13,7 @@ from histofuse.models.linear import LinearModel
 from histofuse.models.snn import SNN
 from histofuse.training.dataset import Split, Target
 from histofuse.training.run import Job, run, run_digest
+from histofuse.training.tiles import TileStore
 from histofuse.training.scaling import BlockScaler
 
 SURVIVAL = {"kind": "survival"}
@@ -114,12 +115,52 @@ def test_the_weights_hold_what_new_cases_need(tmp_path):
     np.testing.assert_allclose(scores, split.blocks["genes"][[0]], atol=1e-6)
 
 
-def test_the_digest_follows_everything_a_result_depends_on():
-    entry, split = {"params": {}}, make_split("survival")
-    base = run_digest(entry, SURVIVAL, split, 0, "code")
-    assert base == run_digest(entry, SURVIVAL, make_split("survival"), 0, "code")
-    assert base != run_digest({"params": {"dropout": 0}}, SURVIVAL, split, 0, "code")
-    assert base != run_digest(entry, SURVIVAL, split, 1, "code")
-    assert base != run_digest(entry, SURVIVAL, split, 0, "other code")
+@pytest.fixture
+def tiles(tmp_path):
+    """Makes a split of rows with two tiles each, whose values differ in one place where `change` is not 0."""
+
+    def make(change=0.0):
+        split = make_split("classification")
+        slides = [f"S{k:02}" for k in range(60)]
+        split.rows["slide_id"] = slides
+        features = {slide: np.full((2, 3), k / 8) for k, slide in enumerate(slides)}
+        features["S07"][0, 2] += change
+        split.bags["tiles"] = tile_store(tmp_path, features)
+        return split
+
+    return make
+
+
+def test_the_digest_reads_no_whole_bag(tiles, monkeypatch):
+    """Of a cohort of whole slides that would be gigabytes, for each of its runs."""
+    split = tiles()
+    before = run_digest({}, GRADE, split, 0, "code")
+    monkeypatch.setattr(TileStore, "features", lambda *_: pytest.fail("a whole bag was read"))
+    assert run_digest({}, GRADE, split, 0, "code") == before
+
+
+def test_the_digest_follows_everything_a_result_depends_on(tiles):
+    entry = {"params": {}}
+
+    def digest(split, entry=entry, task=GRADE, seed=0, code="code", starts=None):
+        return run_digest(entry, task, split, seed, code, starts)
+
+    base = digest(tiles())
+    assert base == digest(tiles()) == digest(tiles(), starts={})
+    assert base != digest(tiles(), entry={"params": {"dropout": 0}})
+    assert base != digest(tiles(), task=GRADE | {"classes": {"2": [2], "3": [3], "4": [4, 5]}})
+    assert base != digest(tiles(), seed=1)
+    assert base != digest(tiles(), code="other code")
+    assert base != digest(tiles(), starts={"head.weight": np.zeros(3, np.float32)})
+    assert base != digest(tiles(change=1.0))
+    for values in ("time", "event", "label"):
+        split = tiles()
+        getattr(split.target, values)[3] += 1
+        assert base != digest(split)
+    for column, value in (("part", "test"), ("case_id", "C60")):
+        split = tiles()
+        split.rows.loc[3, column] = value
+        assert base != digest(split)
+    split = tiles()
     split.blocks["genes"][3, 3] += 1
     assert base != run_digest(entry, SURVIVAL, split, 0, "code")

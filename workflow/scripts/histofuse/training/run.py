@@ -108,7 +108,7 @@ def run_digest(
     for store in split.bags.values():
         sha.update(store.index.to_csv().encode())
         for slide in split.rows["slide_id"]:
-            sha.update(store.features(slide)[0].tobytes())
+            sha.update(store.tiles[store.rows(slide)[0]].tobytes())
     if split.regions is not None:
         sha.update(split.regions.index.to_csv().encode())
     for name, values in sorted((starts or {}).items()):
