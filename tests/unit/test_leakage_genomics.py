@@ -17,6 +17,7 @@ from histofuse.training.dataset import load_split
 CASES, GENES, ALTERED = 48, 120, 30
 SELECTIONS = {
     "variance": {"flavour": "variance"},
+    "pooled": {"per_source": False},
     "seurat": {"flavour": "seurat"},
     "cell_ranger": {"flavour": "cell_ranger"},
     "seurat_v3": {"flavour": "seurat_v3"},
@@ -124,7 +125,8 @@ def fitted(cohort, number, folder, checkpoint):
     matrix = joined(cohort, genes)
     counts, log_tpm = matrix.to_df("counts"), matrix.to_df("log_tpm")
     splits = pd.concat(pd.DataFrame({"split": k, "case_id": cohort.ids, "part": p}) for k, p in enumerate(cohort.parts))
-    selections = {name: select_genes(log_tpm, splits, 0.3, counts=counts, **o) for name, o in SELECTIONS.items()}
+    given = {"counts": counts, "sources": cohort.sources}
+    selections = {name: select_genes(log_tpm, splits, 0.3, **given, **o) for name, o in SELECTIONS.items()}
     alterations, vectors = cohort.alterations(folder), embeddings(checkpoint, matrix, genes)
     cases = pd.DataFrame(
         {"case_id": cohort.ids, "age": cohort.age, "sex": cohort.sex, "time_days": cohort.time, "event": cohort.event}

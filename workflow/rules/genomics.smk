@@ -148,6 +148,7 @@ rule gene_selection:
         expression="results/{cohort}/genomics/expression.parquet",
         h5ad=lambda wildcards: counts_for(wildcards.cohort, wildcards.selection),
         panel=lambda wildcards: panel_for(wildcards.selection),
+        cases="results/{cohort}/cases.parquet",
         splits="results/{cohort}/splits/{protocol}.parquet",
     output:
         selection="results/{cohort}/genomics/selections/{selection}/{protocol}.parquet",

@@ -18,6 +18,8 @@ else:
         flavour=flavour,
         fitted_on=settings.get("fitted_on", "train"),
         counts=read_counts(snakemake.input.h5ad) if flavour == "seurat_v3" else None,
+        sources=read_table(snakemake.input.cases, columns=["case_id", "source"]).set_index("case_id")["source"],
+        per_source=settings.get("per_source"),
     )
 print(selection.groupby("split")["selected"].agg(["sum", "size"]).rename(columns={"sum": "selected", "size": "genes"}))
 write_table(selection, snakemake.output.selection)

@@ -79,6 +79,48 @@ def test_genes_are_chosen_on_the_training_cases_that_have_expression(log_tpm):
     pd.testing.assert_frame_equal(first, highly_variable(log_tpm, 0.1))
 
 
+def test_a_shift_between_sources_is_no_variability(log_tpm):
+    """Two platforms of which one reads every other gene far higher: the genes chosen are those without the shift."""
+    sources = pd.Series(np.where(np.arange(60) < 20, "b", "a"), index=log_tpm.index)
+    shifted = log_tpm.astype(float).copy()
+    shifted.iloc[:20, 1::2] += 8
+    splits = pd.DataFrame({"split": 0, "case_id": log_tpm.index, "part": ["train", "train", "test"] * 20})
+    train = np.arange(60) % 3 < 2
+    within = select_genes(shifted, splits, 0.3, sources=sources)
+    small, large = (log_tpm.to_numpy()[train & (sources == name)] for name in "ba")
+    by_hand = (len(small) * small.var(axis=0) + len(large) * large.var(axis=0)) / (len(small) + len(large))
+    np.testing.assert_allclose(within["score"].fillna(0), by_hand, rtol=1e-9)
+    pd.testing.assert_frame_equal(within, select_genes(log_tpm, splits, 0.3, sources=sources))
+    pooled = select_genes(shifted, splits, 0.3, sources=sources, per_source=False)
+    assert (pooled["selected"] != within["selected"]).sum() > 50
+    pd.testing.assert_frame_equal(pooled, select_genes(shifted, splits, 0.3))
+
+
+def test_one_source_is_what_it_was_and_what_was_published_is_pooled(log_tpm):
+    splits = pd.DataFrame({"split": 0, "case_id": log_tpm.index, "part": "train"})
+    one = pd.Series("gdc", index=log_tpm.index)
+    pd.testing.assert_frame_equal(select_genes(log_tpm, splits, 0.3, sources=one), select_genes(log_tpm, splits, 0.3))
+    two = pd.Series(np.where(np.arange(60) < 20, "b", "a"), index=log_tpm.index)
+    for options in ({"fitted_on": "all"}, {"flavour": "seurat"}):
+        found = select_genes(log_tpm, splits, 0.3, sources=two, **options)
+        pd.testing.assert_frame_equal(found, select_genes(log_tpm, splits, 0.3, **options))
+    within = select_genes(log_tpm, splits, 0.3, sources=two)
+    pd.testing.assert_frame_equal(
+        select_genes(log_tpm, splits, 0.3, fitted_on="all", sources=two, per_source=True), within
+    )
+    with pytest.raises(InputError, match="per_source: flavour seurat ranks all cases as one; choose variance"):
+        select_genes(log_tpm, splits, 0.3, "seurat", sources=two, per_source=True)
+
+
+def test_what_is_constant_in_every_source_is_not_selected():
+    sources = pd.Series(["x", "x", "y", "y"], index=["C0", "C1", "C2", "C3"])
+    genes = highly_variable(table([0.1, 0.1, 0.7, 0.7], [1, 2, 1, 3], [0, 0, 5, 6]), 3, sources=sources)
+    np.testing.assert_allclose(genes["score"], [np.nan, 0.625, 0.125])
+    assert genes["selected"].tolist() == [False, True, True]
+    unnamed = highly_variable(table([0.1, 0.1, 0.7, 0.7], [1, 2, 1, 3], [0, 0, 5, 6]), 3, sources=sources.head(2))
+    pd.testing.assert_frame_equal(unnamed, genes)
+
+
 def test_bad_input_is_named(log_tpm, counts):
     splits = pd.DataFrame({"split": [4, 4], "case_id": ["C00", "C01"], "part": ["train", "test"]})
     with pytest.raises(InputError, match="split 4: 1 of 1 training cases have expression, not two"):
