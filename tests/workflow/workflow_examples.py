@@ -162,7 +162,7 @@ tables:
     reference_row: Highly variable genes
     rows:
       - {label: Highly variable genes, model: snn_hvg}
-      - {label: Scaled per cohort, model: snn_hvg_per_source}
+      - {label: Scaled as one, model: snn_hvg_pooled}
       - {label: AttMIL, model: attmil}
   tiny_tuned:
     title: Tuned rows of the tiny cohort
