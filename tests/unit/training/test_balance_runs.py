@@ -9,6 +9,8 @@ from killed_runs import kill_after
 
 from histofuse.io import InputError
 from histofuse.models.snn import SNN
+from histofuse.training.dataset import Split, Target
+from histofuse.training.heads import Head
 from histofuse.training.run import Job, run
 
 
@@ -50,6 +52,17 @@ def test_a_coefficient_of_one_changes_nothing(split, tmp_path):
     for a, b in zip(plain.parameters(), watched.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert slowed.genes.weight.norm() < 0.9 * watched.genes.weight.norm()
+
+
+def test_a_class_without_a_case_leaves_the_branches_without_a_figure(split, tmp_path):
+    """Their AUC is for the log alone; the run goes on, as one without modulation does."""
+    rng = np.random.default_rng(0)
+    target = Target("classification", np.zeros(80), np.zeros(80, np.int64), rng.integers(0, 2, 80), classes=3)
+    graded = Split(split.rows, target, split.blocks)
+    head = Head(target, {"name": "cross_entropy"})
+    _, history = train(graded, tmp_path, build=lambda: Two(outputs=3), head=head, epochs=2)
+    assert history["c_genomic"].isna().all()
+    assert history["loss"].notna().all()
 
 
 def test_branches_have_learning_rates_and_can_wait(split, tmp_path):
