@@ -5,7 +5,9 @@ rule cases:
     input:
         manifest="resources/{cohort}/manifest.tsv",
         receipts=lambda wildcards: receipts(wildcards.cohort, "clinical", "molecular", "table"),
-        alterations=lambda wildcards: alterations_for_labels(wildcards.cohort),
+        cdkn2a=lambda wildcards: (
+            f"results/{wildcards.cohort}/genomics/cdkn2a.parquet" if receipts(wildcards.cohort, "copy_number") else []
+        ),
     output:
         cases="results/{cohort}/cases.parquet",
         excluded="results/{cohort}/excluded_cases.tsv",

@@ -1,6 +1,6 @@
 """Genomics. Takes: receipts of expression, mutation and copy-number files, or of a published table.
 Gives: genomics/expression.h5ad (counts, TPM, log-TPM), expression.parquet and alterations.parquet (one row per case),
-selections/{selection}/{protocol}.parquet (highly variable genes per split), gene_groups.tsv and gene_filters.tsv.
+cdkn2a.parquet (its calls, by which WHO 2021 grades astrocytomas), selections/{selection}/{protocol}.parquet (highly variable genes per split), gene_groups.tsv and gene_filters.tsv.
 """
 
 
@@ -95,6 +95,7 @@ rule alterations:
         receipts=lambda wildcards: receipts(wildcards.cohort, "mutations", "copy_number"),
     output:
         alterations="results/{cohort}/genomics/alterations.parquet",
+        of_diagnosis="results/{cohort}/genomics/cdkn2a.parquet",
         excluded="results/{cohort}/genomics/excluded_alterations.tsv",
     log:
         "logs/{cohort}/genomics/alterations.log",

@@ -33,8 +33,8 @@ else:
     molecular = [record for answer in answers("molecular") for record in answer]
     frame = cases_from_gdc(hits, molecular, read_manifest(snakemake.input.manifest))
     if molecular:
-        calls = [read_table(path).set_index("case_id") for path in snakemake.input.alterations]  # none or one
-        cdkn2a = calls[0].get("CDKN2A_cnv") if calls else None
+        calls = snakemake.input.cdkn2a  # none where there are no files of copy number
+        cdkn2a = read_table(calls).set_index("case_id").get("CDKN2A_cnv") if calls else None
         frame["diagnosis"] = who2021_diagnosis(frame, cdkn2a, settings.get("cdkn2a_deletion", "homozygous"))
     else:
         frame["diagnosis"] = frame["primary_diagnosis"]

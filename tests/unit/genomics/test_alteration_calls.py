@@ -126,16 +126,16 @@ def cohort(tmp_path):
 
 def test_frequent_and_named_alterations_make_the_matrix(tmp_path):
     mafs, copies = cohort(tmp_path)
-    matrix, excluded = alteration_matrix(mafs[::-1], copies, min_frequency=0.2)
+    matrix, excluded, _ = alteration_matrix(mafs[::-1], copies, min_frequency=0.2)
     assert matrix.columns.tolist() == ["case_id", "IDH1_mut", "RARE_mut", "EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv"]
     assert matrix["IDH1_mut"].tolist() == [1] * 5 + [0] * 5
     assert matrix["EGFR_cnv"].tolist() == [2] * 4 + [0] * 6
     assert matrix["CDKN2A_cnv"].tolist() == [0, 0, 0, -2, -2, 0, 0, 0, 0, 0]
     assert matrix["IDH1_mut"].dtype == matrix["EGFR_cnv"].dtype == np.int8
     assert excluded.empty
-    frequent, _ = alteration_matrix(mafs, copies, min_frequency=0.5)  # in three of ten or more
-    assert frequent.columns.tolist() == ["case_id", "IDH1_mut", "EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv"]
-    named, _ = alteration_matrix(mafs, copies, genes=["LOC1", "RARE"], min_frequency=0.3)
+    frequent, *_ = alteration_matrix(mafs, copies, min_frequency=0.5)  # in three of ten or more
+    assert frequent.columns.tolist() == ["case_id", "IDH1_mut", "EGFR_cnv", "GAIN_cnv"]
+    named, *_ = alteration_matrix(mafs, copies, genes=["LOC1", "RARE"], min_frequency=0.3)
     assert named.columns.tolist()[1:4] == ["IDH1_mut", "LOC1_mut", "RARE_mut"]
     assert named.columns.tolist()[4:] == ["EGFR_cnv", "CDKN2A_cnv", "GAIN_cnv", "LOC1_cnv"]
     assert (named["LOC1_cnv"] == 0).all()
@@ -145,16 +145,29 @@ def test_frequent_and_named_alterations_make_the_matrix(tmp_path):
 
 def test_a_case_needs_both_files(tmp_path):
     mafs, copies = cohort(tmp_path)
-    matrix, _ = alteration_matrix(mafs[:6], copies[4:])
+    matrix, *_ = alteration_matrix(mafs[:6], copies[4:])
     assert matrix["case_id"].tolist() == ["C-4", "C-5"]
     with pytest.raises(InputError, match="no case has both"):
         alteration_matrix(mafs[:4], copies[4:])
 
 
+def test_the_diagnosis_has_calls_of_every_case_with_copy_number(tmp_path):
+    mafs, copies = cohort(tmp_path)
+    matrix, _, calls = alteration_matrix(mafs[6:], copies[::-1], min_frequency=0.5)
+    assert matrix["case_id"].tolist() == ["C-6", "C-7", "C-8", "C-9"]
+    assert calls.to_dict("list") == {
+        "case_id": [f"C-{n}" for n in range(10)],
+        "CDKN2A_cnv": [0, 0, 0, -2, -2, 0, 0, 0, 0, 0],
+    }
+    for _, path in copies:  # files of a panel that does not have the gene
+        path.write_text(path.read_text().replace("CDKN2A", "NOGENE"))
+    assert alteration_matrix(mafs, copies)[2].columns.tolist() == ["case_id"]
+
+
 def test_bad_files_are_set_aside_up_to_a_limit(tmp_path):
     mafs, copies = cohort(tmp_path)
     Path(copies[9][1]).write_text("<html>")
-    matrix, excluded = alteration_matrix(mafs, copies, max_excluded=0.1)
+    matrix, excluded, _ = alteration_matrix(mafs, copies, max_excluded=0.1)
     assert len(matrix) == 9
     assert excluded["case_id"].tolist() == ["C-9"]
     with pytest.raises(InputError, match="1 of 10 files of copy number cannot be used"):
@@ -164,7 +177,7 @@ def test_bad_files_are_set_aside_up_to_a_limit(tmp_path):
 def test_a_file_of_other_genes_is_set_aside(tmp_path, capsys):
     mafs, copies = cohort(tmp_path)
     copy_number(Path(copies[0][1]), ("OTHER", "chr1", 2))  # the first case: the majority decides, not the order
-    matrix, excluded = alteration_matrix(mafs, copies, max_excluded=0.1)
+    matrix, excluded, _ = alteration_matrix(mafs, copies, max_excluded=0.1)
     assert matrix["case_id"].tolist() == [f"C-{n}" for n in range(1, 10)]
     assert excluded["case_id"].tolist() == ["C-0"]
     assert "0.tsv: lists 1 genes, not the 12 in the same order that most copy number" in excluded["reason"].iloc[0]
@@ -178,7 +191,7 @@ def test_a_file_of_other_genes_is_set_aside(tmp_path, capsys):
 def test_no_column_that_a_training_part_could_choose_is_left_out(tmp_path):
     """Any half of the cases: what is frequent there is in the matrix."""
     mafs, copies = cohort(tmp_path)
-    everything, _ = alteration_matrix(mafs, copies, min_frequency=0.0)
+    everything, *_ = alteration_matrix(mafs, copies, min_frequency=0.0)
     everything = everything.set_index("case_id")
     for frequency in (0.2, 0.4, 0.6, 1.0):
         kept = set(alteration_matrix(mafs, copies, min_frequency=frequency)[0].columns)

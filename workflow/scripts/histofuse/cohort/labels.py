@@ -20,8 +20,10 @@ def who2021_diagnosis(cases: pd.DataFrame, cdkn2a: pd.Series | None = None, dele
     Neuro-Oncology 2021).
 
     In order: IDH wild type is glioblastoma; 1p/19q co-deletion is oligodendroglioma; a CDKN2A deletion or
-    histological grade 4 is astrocytoma grade 4; the rest with a known grade is astrocytoma grade 2/3. What cannot
-    be decided is missing.
+    histological grade 4 is astrocytoma grade 4; the rest with a known grade is astrocytoma grade 2/3. A case whose
+    IDH, 1p/19q (of a mutant) or grade is not known, where the rules ask for it, has no diagnosis. An astrocytoma of
+    histological grade 2 or 3 whose CDKN2A is not known counts as grade 2/3, though a deletion would make it grade 4:
+    to leave such cases out would leave out all that have no copy number.
 
     Parameters: `cases` with `case_id, idh, codel_1p19q, grade`; `cdkn2a`: calls −2..2 by case_id, if known;
     `deletion`: `homozygous` (call −2, as the WHO has it) or `any` (−1 too, as the authors of KS-Fusion count).

@@ -31,7 +31,7 @@ NON_SILENT = frozenset(
 )
 COPY_NUMBER_COLUMNS = ("gene_id", "gene_name", "chromosome", "start", "end", "copy_number")
 _AUTOSOMES = frozenset(f"chr{number}" for number in range(1, 23))
-_FOR_DIAGNOSIS = ("CDKN2A",)  # its calls are always kept: WHO 2021 grades astrocytomas by them
+FOR_DIAGNOSIS = "CDKN2A"  # WHO 2021 grades astrocytomas by its calls
 HIGH_GAIN = 3  # copies above the ploidy that make an amplification (in a diploid genome, five copies)
 MOST_UNCALLED = 0.5  # share of autosomal genes without a copy number above which a file says too little
 
@@ -101,18 +101,20 @@ def alteration_matrix(
     genes: Sequence[str] = (),
     min_frequency: float = 0.05,
     max_excluded: float = 0.05,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Mutations and copy number of the cases that have both, and the cases whose files were set aside.
 
     Columns, all int8: `<gene>_mut` (0/1) and `<gene>_cnv` (−2..2), each kept where at least half of `min_frequency`
-    of the cases are mutated, or have any gain or loss, and always for `genes` (and CDKN2A's calls).
+    of the cases are mutated, or have any gain or loss, and always for `genes`.
 
     The frequency filter itself belongs to the models, which fit it on their training part. What is left out here can
     not pass it: a training part of n ≥ N/2 of the N cases in which a share ≥ min_frequency is altered holds at least
     min_frequency · n ≥ min_frequency/2 · N altered cases, and so does the cohort. This asks for models whose own
     `min_frequency` is not lower and that train on half of these cases or more. No outcome is looked at.
 
-    A copy number file that lists other genes than most do is set aside. Returns `(matrix, frame case_id, reason)`.
+    A copy number file that lists other genes than most do is set aside. Returns `(matrix, frame case_id, reason,
+    frame case_id, CDKN2A_cnv)`: the last, for the diagnosis, of all cases with copy number, whether or not there are
+    mutations; without the column where the files do not list the gene.
     """
     mutated, no_maf = read_or_set_aside(mutations, read_maf, "mutations", max_excluded)
     names, calls, no_calls = _read_calls(list(copy_number), max_excluded)
@@ -128,7 +130,7 @@ def alteration_matrix(
     kept = pd.Index(sorted({*found.index[found >= enough], *genes}))
     mut = np.stack([kept.isin(mutated[case]) for case in ids]).astype(np.int8)
     cnv = np.stack([calls[case] for case in ids])
-    often = ((cnv != 0).sum(axis=0) >= max(enough, 1)) | names.isin([*genes, *_FOR_DIAGNOSIS])
+    often = ((cnv != 0).sum(axis=0) >= max(enough, 1)) | names.isin(genes)
     matrix = pd.concat(
         [
             pd.DataFrame({"case_id": ids}),
@@ -137,7 +139,12 @@ def alteration_matrix(
         ],
         axis=1,
     )
-    return matrix, pd.concat([no_maf, no_calls], ignore_index=True)
+    known = sorted(calls)
+    of_diagnosis = pd.DataFrame({"case_id": known})
+    if FOR_DIAGNOSIS in names:
+        place = names.get_loc(FOR_DIAGNOSIS)
+        of_diagnosis[f"{FOR_DIAGNOSIS}_cnv"] = np.array([calls[case][place] for case in known], np.int8)
+    return matrix, pd.concat([no_maf, no_calls], ignore_index=True), of_diagnosis
 
 
 def _read_calls(
