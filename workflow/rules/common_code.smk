@@ -7,13 +7,23 @@ from pathlib import Path
 
 
 def imports(path):
-    """Yield the dotted names that a Python file imports."""
+    """Yield the dotted names that a Python file imports; relative ones lead nowhere beside a configuration."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def executed(path):
+    """What of a Python file is executed, as text: its syntax tree without comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)
 
 
 @functools.cache  # parsing takes longer than most things asked of a job, and hundreds of jobs ask for the same
@@ -30,7 +40,7 @@ def code(script, *more):
             files.add(path)
             modules = [SCRIPTS.joinpath(*name.split(".")) for name in imports(path)]
             queue += [m.with_suffix(".py") for m in modules] + [m / "__init__.py" for m in modules]
-    texts = [ast.dump(ast.parse(path.read_text())) for path in sorted(files)]
+    texts = [executed(path) for path in sorted(files)]
     data = [path.with_suffix(".tsv") for path in sorted(files)]  # a module's data lies beside it under its name
     texts += [path.read_text() for path in data if path.is_file()]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
@@ -67,7 +77,7 @@ def offers(path, name, method):
     origins = {
         alias.asname or alias.name: (SCRIPTS.joinpath(*node.module.split(".")).with_suffix(".py"), alias.name)
         for node in tree.body
-        if isinstance(node, ast.ImportFrom)
+        if isinstance(node, ast.ImportFrom) and not node.level
         for alias in node.names
     }
     if name not in classes:
