@@ -24,3 +24,16 @@ def test_errors_say_what_to_do(tmp_path):
         load_class("histofuse.models.snn:Snn")
     with pytest.raises(InputError, match=r"Put nowhere\.py beside the configuration"):
         load_class("nowhere:Model")
+
+
+def test_a_package_that_the_file_of_a_class_lacks_is_named(tmp_path):
+    file = tmp_path / "my_model.py"
+    file.write_text("import no_such_package.layers\n")
+    with pytest.raises(InputError, match=r"'no_such_package'\. my_model imports it: install it") as error:
+        load_class("my_model:MyModel", file)
+    assert "beside the configuration" not in str(error.value)
+
+
+def test_a_module_in_a_folder_that_is_not_there_is_to_be_put_there():
+    with pytest.raises(InputError, match=r"Put my_folder/my_model\.py beside the configuration"):
+        load_class("my_folder.my_model:MyModel")

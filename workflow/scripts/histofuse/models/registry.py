@@ -47,7 +47,7 @@ class Estimator(ABC):
 def load_class(name: str, file: str | Path | None = None) -> type:
     """Import the class that an entry names; `file` is the source when it is not a module of this library.
 
-    Raises InputError that names the entry's text when the module or the class does not exist.
+    Raises InputError that names the entry's text when the module, what it imports or the class does not exist.
     """
     module_name, _, class_name = name.partition(":")
     if not class_name:
@@ -55,9 +55,12 @@ def load_class(name: str, file: str | Path | None = None) -> type:
     try:
         module = importlib.import_module(module_name) if file is None else _from_file(module_name, Path(file))
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"class: {name!r}: {error}. Put {module_name}.py beside the configuration file, or correct the name"
-        ) from error
+        # `a.b:Name` also fails where there is no `a`; any other name is of a package that the module itself imports
+        absent = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
+        remedy = f"Put {module_name.replace('.', '/')}.py beside the configuration file, or correct the name"
+        if not absent:
+            remedy = f"{module_name} imports it: install it where the workflow runs, or do without it"
+        raise InputError(f"class: {name!r}: {error}. {remedy}") from error
     if not hasattr(module, class_name):
         raise InputError(f"class: {name!r}: {module.__file__} defines no {class_name}")
     return getattr(module, class_name)
