@@ -18,8 +18,8 @@ Written by `python tools/config_readme.py` from [config.schema.yaml](../workflow
 every configuration is checked against before the first job. Unknown keys and wrong types are errors that name the key.
 
 A configuration consists of **named entries** that refer to each other by name: a table has rows, a row names a cohort,
-a task, a protocol and a model, a model names the slide features it reads. Names are free; they become folders under
-`results/`. Only what a table asks for is run.
+a task, a protocol and a model, a model names the slide features it reads. Names are free, but for
+slashes, blanks and braces; they become folders under `results/`. Only what a table asks for is run.
 
 - [config.yaml](config.yaml) is the demo. It is read when no other configuration is given.
 - `--configfile my.yaml` **stands alone**: nothing of the demo mixes into it.

@@ -15,6 +15,8 @@ def innermost(error):
 
     A cohort has one schema per source; the one meant is the one whose `source` fits, or, without any such, none.
     """
+    if error.validator == "oneOf" and not isinstance(error.instance, dict):
+        return []  # that it is no entry at all is an error of its own
     if error.validator != "oneOf" or "source" not in error.instance:
         return [error]
     meant = [part for part in error.context if "source" not in part.absolute_path]
@@ -36,8 +38,15 @@ def mistakes(value):
                 yield f"{where}: source: {inner.instance['source']!r} is not one of {', '.join(sources())}"
             elif inner.validator == "oneOf":
                 yield f"{where}: 'source' is missing; it is one of {', '.join(sources())}"
+            elif inner.validator == "anyOf" and all("required" in option for option in inner.validator_value):
+                needed = [" and ".join(option["required"]) for option in inner.validator_value]
+                yield f"{where}: needs {', or '.join(needed)}"
             elif inner.validator == "anyOf":
                 yield f"{where}: {inner.instance!r} is not one of: {inner.schema['description']}"
+            elif inner.validator == "pattern" and "propertyNames" in inner.absolute_schema_path:
+                yield f"{where}: {inner.instance!r} cannot be a name: {inner.schema['description']}"
+            elif "propertyNames" in inner.absolute_schema_path:
+                yield f"{where}: {inner.instance!r} cannot be a name: it is no text; put it in quotes"
             else:
                 yield f"{where}: {inner.message}"
 

@@ -29,6 +29,7 @@ KEYWORDS = {
         "properties",
         "patternProperties",
         "additionalProperties",
+        "propertyNames",
         "required",
         "minProperties",
         "items",
@@ -76,6 +77,20 @@ def test_every_key_is_explained(config_readme):
             if not config_readme.definition(SCHEMA, value)[1].get("description"):
                 unexplained.append(f"{path}/{key}")
     assert unexplained == []
+
+
+def parts_named(node):
+    """The parts of the schema that something refers to."""
+    if isinstance(node, list):
+        return set().union(*map(parts_named, node))
+    if not isinstance(node, dict):
+        return set()
+    own = {node["$ref"].rpartition("/")[2]} if "$ref" in node else set()
+    return own.union(*map(parts_named, node.values()))
+
+
+def test_every_part_is_used():
+    assert set(SCHEMA["$defs"]) - parts_named(SCHEMA) == set()
 
 
 def test_objects_refuse_unknown_keys():
