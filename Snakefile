@@ -8,8 +8,8 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config/models.yaml"
 
 
-# A configuration given with --configfile stands alone: the demo's cohorts and tables do not mix into it.
-if "tables" not in config:
+# A configuration given with --configfile stands alone: nothing of the demo takes the place of what it lacks.
+if not workflow.overwrite_configfiles:
 
     configfile: f"{workflow.basedir}/config/config.yaml"
 

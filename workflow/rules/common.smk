@@ -1,6 +1,7 @@
 """What all rules share: the resolved configuration, and the models whose runs a model needs."""
 
 import copy
+import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -70,22 +71,52 @@ def with_crops(entry):
     return entry
 
 
+def one_of(names):
+    """A regular expression of these names and nothing else, for wildcard constraints; without any it fits nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def without(entry, *keys):
+    """An entry without the keys that change no result, so that a job is not run again for another value of them."""
+    return {key: value for key, value in entry.items() if key not in keys}
+
+
+def model_settings(model):
+    """What of a model's entry decides about a run: all but what its jobs may take of the machine."""
+    return without(MODELS[model], "gpu", "mem_mb", "runtime")
+
+
+def task_settings(task):
+    """What of a task decides about populations and runs: all but its name for readers."""
+    return without(config["tasks"][task], "label")
+
+
+def features_settings(features):
+    """What of an entry of slide_features decides about a slide's features: not what may fail, nor a job's resources."""
+    return without(config["slide_features"][features], "max_excluded", "gpu", "mem_mb", "runtime", "threads")
+
+
+def regions_settings(regions):
+    """What of an entry of slide_regions decides about a slide's regions: not how many slides may fail."""
+    return without(config["slide_regions"][regions], "max_excluded")
+
+
 MODELS = {name: with_crops(resolved(name)) for name in with_tuned_models()}
 
 
 wildcard_constraints:
-    cohort="|".join(config["cohorts"]),
-    external="|".join(config["cohorts"]),
-    task="|".join(config["tasks"]),
-    protocol="|".join(config["protocols"]),
-    table="|".join(config["tables"]),
-    tuning="|".join(config.get("tunings", {})) or "(?!)",
+    cohort=one_of(config["cohorts"]),
+    external=one_of(config["cohorts"]),
+    task=one_of(config["tasks"]),
+    protocol=one_of(config["protocols"]),
+    table=one_of(config["tables"]),
+    tuning=one_of(config.get("tunings", {})),
     model=r"[^/]+",
-    features="|".join(config.get("slide_features", {})) or "(?!)",
-    selection="|".join(config.get("gene_selections", {})) or "(?!)",
-    atlas="|".join(config.get("atlases", {})) or "(?!)",
-    embedding="|".join(config.get("embeddings", {})) or "(?!)",
-    smoothing="|".join(config.get("smoothings", {})) or "(?!)",
+    features=one_of(config.get("slide_features", {})),
+    selection=one_of(config.get("gene_selections", {})),
+    atlas=one_of(config.get("atlases", {})),
+    embedding=one_of(config.get("embeddings", {})),
+    smoothing=one_of(config.get("smoothings", {})),
     bank="mixed|single|held_out_mixed|held_out_single",
     split=r"\d+",
     seed=r"\d+",

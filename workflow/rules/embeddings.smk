@@ -10,6 +10,9 @@ rule simulate_atlas:
         "logs/atlases/{atlas}.log",
     benchmark:
         "benchmarks/atlases/{atlas}.tsv"
+    wildcard_constraints:
+        # an atlas that is a file may lie at the same path: it is never written to
+        atlas=one_of(name for name, entry in config.get("atlases", {}).items() if entry["source"] == "simulated"),
     conda:
         "../../envs/embeddings.yaml"
     threads: 1
@@ -32,6 +35,11 @@ rule simulate_checkpoint:
         "logs/embeddings/{embedding}/simulate_checkpoint.log",
     benchmark:
         "benchmarks/embeddings/{embedding}/simulate_checkpoint.tsv"
+    wildcard_constraints:
+        # a released checkpoint may lie at the same path: it is never written to
+        embedding=one_of(
+            name for name, entry in config.get("embeddings", {}).items() if entry["checkpoint"] == "simulated"
+        ),
     conda:
         "../../envs/embeddings.yaml"
     threads: 1

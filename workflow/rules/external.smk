@@ -20,7 +20,7 @@ rule population_scored:
         mem_mb=2000,
         runtime=10,
     params:
-        task=lookup("tasks/{task}", within=config),
+        task=lambda wildcards: task_settings(wildcards.task),
         modalities=lambda wildcards: [in_words(name) for name in modalities_scored(wildcards.cohort, wildcards.task)],
         every_class=False,
         code=code("population.py"),
@@ -53,7 +53,7 @@ rule predict_external:
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=60,
     params:
-        task=lookup("tasks/{task}", within=config),
+        task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         called=lambda wildcards: layout(wildcards.external) == "gdc",
         joined=lambda wildcards: layout(wildcards.cohort) == "meta",

@@ -20,11 +20,12 @@ rule tile_scores:
         "../../envs/training.yaml"
     threads: 1
     resources:
+        gpu=lambda wildcards: MODELS[wildcards.model].get("gpu", 1),
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=60,
     params:
-        model=lambda wildcards: MODELS[wildcards.model],
-        task=lookup("tasks/{task}", within=config),
+        model=lambda wildcards: model_settings(wildcards.model),
+        task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         code=lambda wildcards: code("tile_scores.py", *class_files(wildcards.model).values()),
     message:
@@ -76,11 +77,12 @@ rule sampling_points:
         "../../envs/training.yaml"
     threads: 1
     resources:
+        gpu=lambda wildcards: MODELS[wildcards.model].get("gpu", 1),
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=60,
     params:
-        model=lambda wildcards: MODELS[wildcards.model],
-        task=lookup("tasks/{task}", within=config),
+        model=lambda wildcards: model_settings(wildcards.model),
+        task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         code=lambda wildcards: code("sampling_points.py", *class_files(wildcards.model).values()),
     message:

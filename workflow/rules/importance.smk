@@ -23,8 +23,8 @@ rule gene_importance:
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=240,
     params:
-        model=lambda wildcards: MODELS[wildcards.model],
-        task=lookup("tasks/{task}", within=config),
+        model=lambda wildcards: model_settings(wildcards.model),
+        task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         code=lambda wildcards: code("gene_importance.py", *class_files(wildcards.model).values()),
     message:

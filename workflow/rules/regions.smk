@@ -16,7 +16,7 @@ rule cut_regions:
         "benchmarks/{cohort}/regions/{regions}/{batch}.tsv"
     wildcard_constraints:
         batch=r"slide-\d+",
-        regions="|".join(config.get("slide_regions", {})) or "(?!)",
+        regions=one_of(config.get("slide_regions", {})),
     conda:
         "../../envs/slides.yaml"
     threads: 1
@@ -24,7 +24,7 @@ rule cut_regions:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=lookup("slide_regions/{regions}", within=config),
+        settings=lambda wildcards: regions_settings(wildcards.regions),
         code=code("cut_regions.py"),
     message:
         "Cutting the regions of {wildcards.batch} of {wildcards.cohort} as {wildcards.regions}"
@@ -52,7 +52,8 @@ rule pack_regions:
         runtime=60,
     params:
         side_px=lookup("slide_regions/{regions}/side_px", within=config),
-        max_excluded=lookup("slide_regions/{regions}/max_excluded", within=config),
+        # a function of a job's resources is no trigger: the limit decides whether there is a map, not what it holds
+        max_excluded=lambda wildcards, resources: config["slide_regions"][wildcards.regions]["max_excluded"],
         code=code("pack_regions.py"),
     message:
         "Packing the regions of {wildcards.cohort} ({wildcards.regions}) into one map"
@@ -81,7 +82,7 @@ rule encode_regions:
         mem_mb=6000,
         runtime=60,
     params:
-        settings=lookup("slide_features/{features}", within=config),
+        settings=lambda wildcards: features_settings(wildcards.features),
         regions=lambda wildcards: regions_of(wildcards.features),
         code=code("encode_regions.py"),
     message:

@@ -25,7 +25,7 @@ rule encode_slides:
         mem_mb=6000,
         runtime=240,
     params:
-        settings=lookup("slide_features/{features}", within=config),
+        settings=lambda wildcards: features_settings(wildcards.features),
         code=code("encode_slides.py"),
     message:
         "Encoding the tiles of {wildcards.batch} of {wildcards.cohort} as {wildcards.features}"
@@ -53,7 +53,8 @@ rule pack_slides:
         mem_mb=4000,
         runtime=120,
     params:
-        max_excluded=lookup("slide_features/{features}/max_excluded", within=config),
+        # a function of a job's resources is no trigger: the limit decides whether there is a map, not what it holds
+        max_excluded=lambda wildcards, resources: config["slide_features"][wildcards.features]["max_excluded"],
         code=code("pack_slides.py"),
     message:
         "Packing the features of {wildcards.cohort} ({wildcards.features}) into one map"

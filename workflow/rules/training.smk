@@ -26,8 +26,8 @@ rule train:
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=lambda wildcards: MODELS[wildcards.model].get("runtime", 240),
     params:
-        model=lambda wildcards: MODELS[wildcards.model],
-        task=lookup("tasks/{task}", within=config),
+        model=lambda wildcards: model_settings(wildcards.model),
+        task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         checkpoint="resources/checkpoints/{cohort}/{task}/{protocol}/{model}/split{split}/seed{seed}.pt",
         code=lambda wildcards: code("train.py", *class_files(wildcards.model).values()),
@@ -58,8 +58,8 @@ rule vectors:
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=60,
     params:
-        model=lambda wildcards: MODELS[wildcards.model],
-        task=lookup("tasks/{task}", within=config),
+        model=lambda wildcards: model_settings(wildcards.model),
+        task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         code=lambda wildcards: code("vectors.py", *class_files(wildcards.model).values()),
     message:

@@ -50,10 +50,10 @@ rule tune:
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=lambda wildcards: MODELS[wildcards.model].get("runtime", 240) * tuning_of(wildcards)["trials"],
     params:
-        model=lambda wildcards: MODELS[wildcards.model],
+        model=lambda wildcards: model_settings(wildcards.model),
         tuning=tuning_of,
         trials=lambda wildcards: tuning_of(wildcards)["trials"],
-        task=lookup("tasks/{task}", within=config),
+        task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         checkpoint="resources/checkpoints/{cohort}/{task}/{protocol}/{model}/split{split}/tuning",
         code=lambda wildcards: code("tune.py", *class_files(wildcards.model).values()),

@@ -65,8 +65,8 @@ def checkpoints(params):
     return {params.get("checkpoint")}.union(*inner) - {None}
 
 
-def dry_run(config, folder):
-    """What Snakemake says to a configuration."""
+def dry_run(config, folder, *targets):
+    """What Snakemake says to a configuration, asked for some files or for everything."""
     (folder / "wrong.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [
         sys.executable,
@@ -80,7 +80,7 @@ def dry_run(config, folder):
         str(ROOT / "Snakefile"),
     ]
     return subprocess.run(
-        [*command, "--directory", str(folder), "--configfile", "wrong.yaml"],
+        [*command, *targets, "--directory", str(folder), "--configfile", "wrong.yaml"],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -158,6 +158,31 @@ def test_mistake_is_refused_by_name(tmp_path, path, value, says):
     for text in says:
         assert text in message
     assert "Traceback" not in message
+
+
+def test_a_configuration_without_tables_does_not_get_those_of_the_demo(tmp_path):
+    config = {key: value for key, value in read("config.yaml").items() if key != "tables"}
+    done = dry_run(config, tmp_path)
+    assert done.returncode != 0
+    assert "top level: 'tables' is a required property" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", ["resources/atlases/mine.h5ad", "resources/scgpt/mine/best_model.pt"])
+def test_no_rule_writes_the_users_cells_and_checkpoints(tmp_path, path):
+    """They may lie where simulated ones of that name would: a run with -F must not put these in their place."""
+    config = read("config.yaml")
+    config["atlases"]["mine"] = {"source": "file", "file": "resources/atlases/mine.h5ad"}
+    config["embeddings"]["mine"] = {"checkpoint": "resources/scgpt/mine", "atlas": "mine"}
+    done = dry_run(config, tmp_path, path)
+    assert done.returncode != 0
+    assert "MissingRuleException" in done.stdout + done.stderr
+
+
+def test_names_with_signs_of_regular_expressions_are_found(tmp_path):
+    config = read("config.yaml")
+    config["atlases"]["cells+more"] = config["atlases"]["simulated_cells"]
+    done = dry_run(config, tmp_path, "resources/atlases/cells+more.h5ad")
+    assert done.returncode == 0, done.stderr
 
 
 def test_quality_of_slides_is_described_as_it_is_in_the_code():
