@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 from lifelines import CoxPHFitter
 from sklearn.linear_model import LogisticRegression
+from sksurv.exceptions import NoComparablePairException
+from sksurv.metrics import concordance_index_censored
 
 from histofuse.io import InputError
-from histofuse.models.linear import LinearModel
+from histofuse.models.linear import LinearModel, _has_comparable_pair
 from histofuse.training.dataset import Target
 
 
@@ -92,3 +94,41 @@ def test_a_class_with_one_case_cannot_be_cross_validated(cohort):
     label[0] = 1
     with pytest.raises(InputError, match="single case"):
         LinearModel(penalised=["genes"]).fit(blocks, classification(label))
+
+
+def few_deaths(dead):
+    """80 cases with times 1 to 80, of whom those with the numbers in `dead` died; 20 features."""
+    event = np.zeros(80, np.int64)
+    event[dead] = 1
+    return {"genes": np.random.default_rng(0).normal(size=(80, 20))}, survival(np.arange(1.0, 81), event)
+
+
+def test_folds_without_a_comparable_pair_are_passed_over():
+    """The one death of a fold may come after all its censored cases: the others choose the penalty."""
+    blocks, target = few_deaths([60, 70, 75, 77, 78, 79])
+    model = LinearModel(penalised=["genes"])
+    judged = [
+        _has_comparable_pair(target.event[held_out] == 1, target.time[held_out])
+        for _, held_out in model._inner_folds(target.event)
+    ]
+    assert 0 < sum(judged) < len(judged)  # what the test is about
+    assert np.isfinite(model.fit(blocks, target).coefficients).all()
+    assert model.penalty > 0
+
+
+def test_a_penalty_that_no_fold_can_choose_is_refused():
+    blocks, target = few_deaths([78, 79])
+    target = survival(np.minimum(target.time, 79), target.event)
+    with pytest.raises(InputError, match="has 2 deaths in 80 cases, and no fold of the inner cross-validation"):
+        LinearModel(penalised=["genes"]).fit(blocks, target)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_comparable_pairs_are_those_of_scikit_survival(seed):
+    rng = np.random.default_rng(seed)
+    time, event = rng.integers(1, 4, 3).astype(float), rng.random(3) < 0.4
+    try:
+        expected = np.isfinite(concordance_index_censored(event, time, np.zeros(3))[0])
+    except (NoComparablePairException, ValueError):  # the second: all are censored
+        expected = False
+    assert _has_comparable_pair(event, time) == expected

@@ -24,7 +24,7 @@ class LinearModel(Estimator):
 
     Without penalised blocks: maximum likelihood (Cox with Efron's rule for ties). With them: an elastic net for Cox
     and a ridge for the logistic model, the strength chosen by cross-validation within the training part (Cox: mean
-    Harrell C of the held-out folds; logistic: held-out log likelihood).
+    Harrell C of the held-out folds that have a comparable pair; logistic: held-out log likelihood).
 
     Args:
         penalised: blocks under the penalty; the others keep their coefficients free.
@@ -90,12 +90,21 @@ class LinearModel(Estimator):
             return CoxPHSurvivalAnalysis(alpha=TRACE, ties="efron", n_iter=200).fit(x, outcome).coef_, 0.0
         path = {"l1_ratio": self.l1_ratio, "penalty_factor": factor}
         whole = CoxnetSurvivalAnalysis(n_alphas=40, alpha_min_ratio=0.01, **path).fit(x, outcome)
-        score = np.zeros(len(whole.alphas_))
+        score, judged = np.zeros(len(whole.alphas_)), 0
         for train, held_out in self._inner_folds(event.astype(int)):
+            if not _has_comparable_pair(event[held_out], target.time[held_out]):
+                continue  # nobody in it is known to outlive another: it judges no strength
+            judged += 1
             fold = CoxnetSurvivalAnalysis(alphas=whole.alphas_, **path).fit(x[train], outcome[train])
             risks = x[held_out] @ fold.coef_
             for k in range(risks.shape[1]):  # a fold whose path stops early scores 0 for the rest
                 score[k] += concordance_index_censored(event[held_out], target.time[held_out], risks[:, k])[0]
+        if not judged:
+            raise InputError(
+                f"the training part has {event.sum()} deaths in {len(event)} cases, and no fold of the inner "
+                "cross-validation a case that is known to outlive another: no penalty can be chosen. "
+                "Use a larger training part or a model without penalised blocks"
+            )
         best = int(np.argmax(score))
         return whole.coef_[:, best], float(whole.alphas_[best])
 
@@ -115,6 +124,14 @@ class LinearModel(Estimator):
 
 def _join(blocks: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(list(blocks.values()), axis=1).astype(np.float64)
+
+
+def _has_comparable_pair(event: np.ndarray, time: np.ndarray) -> bool:
+    """Whether somebody died before another's time, or at the time when another was censored."""
+    if not event.any():
+        return False
+    first = time[event].min()
+    return bool(((time > first) | (~event & (time == first))).any())
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
