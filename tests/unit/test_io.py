@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from histofuse.io import InputError, atomic, digest, progress, read_table, sha256, write_json, write_table
+from histofuse.io import InputError, atomic, digest, hide_gpus, progress, read_table, sha256, write_json, write_table
 
 LIBRARY = Path(__file__).parents[2] / "workflow" / "scripts"
 
@@ -77,6 +77,14 @@ def test_a_log_holds_children_and_the_crash_and_the_terminal_gets_the_last_line(
     assert done.stderr.splitlines()[0] == "ValueError: what went wrong"
     text = log.read_text()
     assert text.index("python") < text.index("child") < text.index("Traceback")
+
+
+def test_a_job_that_asked_for_no_gpu_sees_none(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    hide_gpus(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,3"
+    hide_gpus(0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_progress_yields_everything():

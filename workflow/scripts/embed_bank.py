@@ -8,11 +8,12 @@ from histofuse.genomics.embedding import embed_profiles, prepare_torch
 from histofuse.genomics.scgpt.checkpoint import load_checkpoint
 from histofuse.genomics.smoothing.atlas import read_atlas
 from histofuse.genomics.smoothing.mixup import draw_mixes, mixed_profiles, shown_by
-from histofuse.io import atomic, read_table, start_log
+from histofuse.io import atomic, hide_gpus, read_table, start_log
 
 CHUNK = 20_000  # mixtures whose profiles are held at once: 100 MB at 1,199 genes
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 settings, bank = snakemake.params.settings, snakemake.wildcards.bank
 panel = read_table(snakemake.input.panel)["gene"].tolist()
 atlas = shown_by(read_atlas(snakemake.input.atlas, **snakemake.params.atlas), panel)

@@ -7,9 +7,10 @@ import anndata
 from histofuse.genomics.embedding import case_profiles, embed_profiles, embedding_table, prepare_torch
 from histofuse.genomics.scgpt.cache import EmbeddingCache, cache_digest
 from histofuse.genomics.scgpt.checkpoint import load_checkpoint
-from histofuse.io import read_table, start_log, write_table
+from histofuse.io import hide_gpus, read_table, start_log, write_table
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 settings = snakemake.params.settings
 panel = None if settings.get("subsets") else read_table(snakemake.input.panel)["gene"].tolist()
 matrix = anndata.read_h5ad(snakemake.input.h5ad)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from histofuse.io import start_log, write_table
+from histofuse.io import hide_gpus, start_log, write_table
 from histofuse.slides.crops import encode_regions
 from histofuse.slides.encoders import load_encoder
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 torch.set_num_threads(snakemake.threads)
 
 settings, directory = snakemake.params.settings, Path(snakemake.output.directory)

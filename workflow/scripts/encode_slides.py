@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from histofuse.io import read_table, start_log, write_table
+from histofuse.io import hide_gpus, read_table, start_log, write_table
 from histofuse.slides.encoders import load_encoder
 from histofuse.slides.features import encode_slides
 from histofuse.slides.stream import Readers
@@ -16,6 +16,7 @@ from histofuse.slides.stream import Readers
 
 def main():
     start_log(snakemake.log[0])
+    hide_gpus(snakemake.resources.gpu)
     torch.set_num_threads(snakemake.threads)
 
     receipt = read_table(snakemake.input.receipt, dtype=str, keep_default_na=False)

@@ -2,13 +2,14 @@
 
 from safetensors.numpy import load_file
 
-from histofuse.io import start_log, write_table
+from histofuse.io import hide_gpus, start_log, write_table
 from histofuse.models.registry import load_classes
 from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
 from histofuse.training.gene_importance import gene_importance
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 given, task = snakemake.input, snakemake.params.task
 entry = chosen_entry(snakemake.params.model, given.get("tuning"))
 number, seed = int(snakemake.wildcards.split), int(snakemake.wildcards.seed)

@@ -10,9 +10,10 @@ from histofuse.genomics.smoothing.atlas import read_atlas
 from histofuse.genomics.smoothing.interpolation import distance_table, paths, straightness
 from histofuse.genomics.smoothing.mixup import mixed_profiles, shown_by
 from histofuse.genomics.smoothing.mlp import smooth
-from histofuse.io import read_table, start_log, write_table
+from histofuse.io import hide_gpus, read_table, start_log, write_table
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 settings = snakemake.params.settings
 panel = read_table(snakemake.input.panel)["gene"].tolist()
 atlas = shown_by(read_atlas(snakemake.input.atlas, **snakemake.params.atlas), panel)

@@ -2,13 +2,14 @@
 
 from safetensors.numpy import load_file
 
-from histofuse.io import start_log, write_table
+from histofuse.io import hide_gpus, start_log, write_table
 from histofuse.models.registry import load_classes
 from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
 from histofuse.training.sampling_points import sampling_points
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 given, task = snakemake.input, snakemake.params.task
 entry = chosen_entry(snakemake.params.model, given.get("tuning"))
 

@@ -2,13 +2,14 @@
 
 from safetensors.numpy import load_file
 
-from histofuse.io import read_table, start_log, write_table
+from histofuse.io import hide_gpus, read_table, start_log, write_table
 from histofuse.models.registry import load_classes
 from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
 from histofuse.training.tile_scores import tile_scores
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 given, task = snakemake.input, snakemake.params.task
 entry = chosen_entry(snakemake.params.model, given.get("tuning"))
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from histofuse.io import start_log, write_table
+from histofuse.io import hide_gpus, start_log, write_table
 from histofuse.models.registry import load_classes
 from histofuse.training.chosen import chosen_entry
 from histofuse.training.dataset import read_split
@@ -10,6 +10,7 @@ from histofuse.training.run import Job, run, run_digest
 from histofuse.training.weights import read_starts, write_weights
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 entry, task = chosen_entry(snakemake.params.model, snakemake.input.get("tuning")), snakemake.params.task
 number, seed = int(snakemake.wildcards.split), int(snakemake.wildcards.seed)
 checkpoint = Path(snakemake.params.checkpoint)

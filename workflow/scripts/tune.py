@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from histofuse.io import start_log, write_json, write_table
+from histofuse.io import hide_gpus, start_log, write_json, write_table
 from histofuse.models.registry import load_classes
 from histofuse.training.chosen import with_settings
 from histofuse.training.dataset import read_split
@@ -14,6 +14,7 @@ from histofuse.training.tuning import tune
 from histofuse.training.weights import read_starts, write_weights
 
 start_log(snakemake.log[0])
+hide_gpus(snakemake.resources.gpu)
 entry, task, tuning = snakemake.params.model, snakemake.params.task, snakemake.params.tuning
 number, folder = int(snakemake.wildcards.split), Path(snakemake.params.checkpoint)
 

@@ -1,6 +1,8 @@
-"""Stages meet in files, not in imports; models and training run where there is little beside torch."""
+"""Stages meet in files, not in imports; models and training run where there is little beside torch; a job sees a GPU
+only if its rule asked for one."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,9 @@ STAGES = sorted(path.name for path in LIBRARY.iterdir() if (path / "__init__.py"
 MODULES = sorted(path.relative_to(LIBRARY.parent).as_posix() for path in LIBRARY.rglob("*.py"))
 MAY_IMPORT = {"slides": {"models"}, "training": {"models", "evaluation"}, "paper": {"evaluation"}}
 SHARED = {"io", "bags"}
+RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+ON_GPUS = ["encode_regions", "encode_slides", "embed_bank", "embed_cases", "gene_importance", "interpolate"]
+ON_GPUS += ["predict_external", "sampling_points", "tile_scores", "train", "tune", "vectors"]
 BARE = ["torch", "numpy", "pandas", "pyarrow", "safetensors"]  # what a GPU image holds
 
 
@@ -102,3 +107,29 @@ def test_models_and_training_import_in_a_bare_image():
 def test_the_bare_image_hides_what_it_should():
     done = run_bare("histofuse.evaluation.statistics")  # needs scipy
     assert "No module named 'scipy'" in done.stderr
+
+
+def test_rules_ask_for_gpus_where_their_scripts_may_take_one():
+    rules = [rule for path in RULES for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]]
+    asking = {re.search(r"scripts/(\w+)\.py", rule)[1] for rule in rules if re.search(r"^ +gpu=", rule, re.MULTILINE)}
+    assert asking == set(ON_GPUS)
+
+
+@pytest.mark.parametrize("script", ON_GPUS)
+def test_a_job_that_asked_for_no_gpu_is_kept_off_them(script):
+    """Before it loads a model, a script says how many GPUs its job asked for."""
+    calls = [
+        ast.unparse(node.value)
+        for node in ast.walk(ast.parse((LIBRARY.parent / f"{script}.py").read_text()))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
+    assert calls[calls.index("start_log(snakemake.log[0])") + 1] == "hide_gpus(snakemake.resources.gpu)"
+
+
+def test_importing_does_not_look_for_a_gpu():
+    """Scripts import first and hide the GPUs then: whether there are any is asked in functions only."""
+    for module in MODULES:
+        tree = ast.parse((LIBRARY.parent / module).read_text())
+        inside = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
+        asked = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and "cuda" in ast.unparse(node.func)]
+        assert all(id(node) in inside for node in asked), module

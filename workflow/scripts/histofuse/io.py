@@ -109,6 +109,16 @@ def start_log(path: str | Path) -> None:
     sys.excepthook = report
 
 
+def hide_gpus(asked: int) -> None:
+    """Keep a job that asked for no GPU off those of the machine; to be called before torch first looks for one.
+
+    A limit on GPUs counts what jobs ask for: one that takes a GPU unasked takes it from another. Importing torch does
+    not look.
+    """
+    if not asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def progress(items: Iterable, label: str, total: int | None = None) -> Iterable:
     """A progress bar on a terminal; in a log file, a line at most every 30 seconds; nothing where tqdm is absent."""
     try:
