@@ -179,6 +179,22 @@ REFUSED = {
         put("models", "path_gptomic", {"training": {"modulation": {"rule": "softmax"}}}),
         "models: path_gptomic: training: modulation: rule: 'softmax' is not one of",
     ),
+    "modulation with a key of the other kind": (
+        put("models", "path_gptomic", {"training": {"modulation": {"operation": "projection"}}}),
+        "models: path_gptomic: training: modulation: operation: is no key of kind balance, which has rule, apply, ",
+    ),
+    "tuning over a modulation with a key of the other kind": (
+        put("tunings", "two", "space", "modulation", [{}, {"kind": "coordination", "rule": "lift"}]),
+        "tunings: two: space: modulation: rule: is no key of kind coordination, which has operation, granularity, ",
+    ),
+    "class to predict among the inputs": (
+        put("models", "clinical", {"inputs": {"clinical": {"columns": ["age", "grade"]}}}),
+        "row 'Clinical': models: clinical: inputs: clinical: columns: grade is what the task grading predicts; choose",
+    ),
+    "input that tells the class to predict": (
+        put("models", "concat_short", "inputs", {"clinical": {"columns": ["diagnosis"]}}),
+        "row 'Concat': models: concat_short: inputs: clinical: columns: diagnosis tells grade, which is what the task ",
+    ),
     "figure of a model that is no row": (
         put("tables", "tiny_regions", "hazards", ["snn_genomic"]),
         "tables: tiny_regions: hazards: snn_genomic: is not the model of a row that is trained here",

@@ -1,11 +1,23 @@
 """Refuses, before the first job, a configuration whose entries name what it does not define."""
 
+import ast
 import csv
 import re
 
 # Names of a run's other files, which no block can have.
 TAKEN = {"population", "splits", "groups", "cases", "tiles_index", "tiles_coords", "region_index", "lists"}
 TAKEN |= {"checkpoints", "starts", "weights", "predictions", "tuning"}
+
+
+def library_table(module, name):
+    """A literal table of a module of the library, by which jobs would refuse what is refused here; it is not imported."""
+    tree = ast.parse(SCRIPTS.joinpath("histofuse", module).read_text())
+    named = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name]
+    return ast.literal_eval(named[0].value)
+
+
+TELLING = library_table("training/dataset.py", "TELLING")
+KEYS_OF_MODULATION = library_table("training/modulation.py", "KEYS")
 
 
 def refuse_unknown_references():
@@ -34,6 +46,11 @@ def refuse_unknown_references():
         for member in entry.get("cohorts", []):
             if member not in config["cohorts"] or layout(member) not in ("gdc", "ivygap"):
                 raise WorkflowError(f"cohorts: {name}: cohorts: {member!r} is not a cohort of GDC or IvyGAP files")
+    for name, entry in MODELS.items():
+        refuse_unknown_modulation(f"models: {name}: training: modulation", entry.get("training", {}).get("modulation"))
+    for name in {entry["tuning"] for entry in MODELS.values() if "tuning" in entry}:
+        for options in config["tunings"][name]["space"].get("modulation", []):
+            refuse_unknown_modulation(f"tunings: {name}: space: modulation", options)
     if "raw" in config.get("smoothings", {}):
         raise WorkflowError("smoothings: raw: this name is taken by the embedding itself; choose another one")
     for table, entry in config["tables"].items():
@@ -94,6 +111,28 @@ def refuse_unknown_row(table, row):
         )
     for model in models:
         refuse_unknown_inputs(model, row["cohort"], MODELS[model]["inputs"])
+        refuse_label(model, f"tables: {table}: row {row['label']!r}", row["task"])
+
+
+def refuse_label(model, where, task):
+    """Refuse a model of a row that reads the class to predict from the case table, or what tells it."""
+    predicted = config["tasks"][task].get("column") if config["tasks"][task]["kind"] == "classification" else None
+    for column in MODELS[model]["inputs"].get("clinical", {}).get("columns", []):
+        if column == predicted or column in TELLING.get(predicted, ()):
+            what = "is" if column == predicted else f"tells {predicted}, which is"
+            raise WorkflowError(
+                f"{where}: models: {model}: inputs: clinical: columns: {column} {what} what the task {task} predicts; "
+                "choose another model, or make an entry without it"
+            )
+
+
+def refuse_unknown_modulation(where, options):
+    """Refuse a modulation with a key of the other kind."""
+    kind = (options or {}).get("kind", "balance")
+    for key in options or {}:
+        if key not in {"kind", *KEYS_OF_MODULATION[kind]}:
+            known = ", ".join(KEYS_OF_MODULATION[kind])
+            raise WorkflowError(f"{where}: {key}: is no key of kind {kind}, which has {known}")
 
 
 def complete(model, chain=()):

@@ -259,6 +259,37 @@ def test_the_outcome_stays_out_under_any_name(cohort):
     assert split.scalers["who"].names == ["age"]
 
 
+@pytest.mark.parametrize(
+    ("predicted", "column", "message"),
+    [
+        ("grade", "grade", "grade is what the task predicts"),
+        ("grade", "diagnosis", "diagnosis tells grade, which is what the task predicts"),
+        ("diagnosis", "diagnosis", "diagnosis is what the task predicts"),
+        *(("diagnosis", key, f"{key} tells diagnosis, which is") for key in ("idh", "codel_1p19q", "grade")),
+        ("idh", "diagnosis", "diagnosis tells idh, which is"),
+        ("codel_1p19q", "diagnosis", "diagnosis tells codel_1p19q, which is"),
+        ("sex", "sex", "sex is what the task predicts"),
+    ],
+)
+def test_the_class_to_predict_is_no_input(cohort, predicted, column, message):
+    """Neither by its own name nor by that of a column that tells it; other columns and other tasks are free."""
+    population, splits, _ = cohort
+    cases = population[["case_id"]].assign(age=np.arange(8.0), **{column: ["a", "b"] * 4})
+    task = GRADE | {"column": predicted}
+    for inputs in ({"clinical": {"columns": ["age", column]}}, {"who": {"from": "clinical"}}):
+        with pytest.raises(InputError, match=f"inputs: {next(iter(inputs))}: columns: {message}"):
+            load_split(population, splits, 0, task, inputs, dict.fromkeys(inputs, cases))
+    without, whole = {"clinical": {"columns": ["age"]}}, {"clinical": {"columns": ["age", column]}}
+    load_split(population, splits, 0, task, without, {"clinical": cases})
+    load_split(population, splits, 0, SURVIVAL | {"column": predicted}, whole, {"clinical": cases})
+
+
+def test_a_gene_may_be_called_as_the_class_is(cohort):
+    table = cohort[2]["expression"].rename(columns={"A": "grade"})
+    split = load_split(cohort[0], cohort[1], 0, GRADE | {"column": "grade"}, {"expression": {}}, {"expression": table})
+    assert split.scalers["expression"].names == ["grade", "B"]
+
+
 def test_blocks_are_scaled_by_source(cohort):
     ids = [f"C{k:02}" for k in range(40)]
     population = pd.DataFrame({"case_id": ids, "time_days": 1.0, "event": 1, "label": 0})

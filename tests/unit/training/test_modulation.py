@@ -1,12 +1,18 @@
 """Which modulation an entry's options make, and what it asks of objective and optimiser."""
 
+import inspect
+from pathlib import Path
+
 import pytest
+import yaml
 from branch_examples import Two
 
 from histofuse.io import InputError
 from histofuse.training.balance import Balance
 from histofuse.training.coordination import Coordination
-from histofuse.training.modulation import make_modulation, optimiser_options, rule_of
+from histofuse.training.modulation import KEYS, make_modulation, optimiser_options, rule_of
+
+SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"
 
 
 class Joined(Two):
@@ -56,6 +62,31 @@ def test_only_balancing_takes_the_weight_decay_from_the_optimiser():
 def test_unknown_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         make(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "balance", "operation": "projection"}, "operation: is no key of kind balance, which has rule, apply"),
+        ({"confidence": "likelihood"}, "confidence: is no key of kind balance, which has rule, apply, alpha, ema"),
+        ({"kind": "coordination", "rule": "lift"}, "rule: is no key of kind coordination, which has operation, gran"),
+    ],
+)
+def test_keys_of_the_other_kind_are_refused(options, message):
+    for asks in (make, rule_of, optimiser_options):
+        with pytest.raises(InputError, match=f"training: modulation: {message}"):
+            asks(options)
+
+
+def test_the_keys_of_each_kind_are_those_of_the_class_and_of_the_schema():
+    of_class = {
+        "balance": set(inspect.signature(Balance).parameters) - {"branches", "weight_decay"},
+        "coordination": set(inspect.signature(Coordination).parameters) - {"decoders"} | {"confidence"},
+    }
+    assert {kind: set(keys) for kind, keys in KEYS.items()} == of_class
+    schema = yaml.safe_load(SCHEMA.read_text())["$defs"]["model"]["properties"]["training"]["properties"]["modulation"]
+    assert set(schema["properties"]) == {"kind"}.union(*KEYS.values())
+    assert set(schema["properties"]["kind"]["enum"]) == set(KEYS)
 
 
 def test_an_unknown_confidence_is_refused():

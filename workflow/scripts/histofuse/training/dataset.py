@@ -6,7 +6,7 @@ Needs numpy, pandas and pyarrow only, so that it also runs where nothing but a G
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,14 @@ from histofuse.training.vectors import RunVectors
 
 # What of the case table a model may read: everything else there is outcome, origin or bookkeeping.
 CLINICAL = ("age", "sex", "diagnosis", "grade", "idh", "codel_1p19q")
+# What of it tells a class that is to be predicted, beside the class itself: the WHO 2021 diagnosis is made of IDH,
+# 1p/19q and grade, and gives them away in turn. The configuration is checked by this table, too.
+TELLING = {
+    "diagnosis": ("idh", "codel_1p19q", "grade"),
+    "grade": ("diagnosis",),
+    "idh": ("diagnosis",),
+    "codel_1p19q": ("diagnosis",),
+}
 # Options of a block that say which table it reads and which columns of it; the others are those of `BlockScaler`.
 _TABLE_OPTIONS = {"from", "selection", "group", "embedding", "smoothing", "shuffled"}
 
@@ -178,7 +186,7 @@ def load_split(
     Args:
         population: `case_id, time_days, event, label`, the task's cases.
         splits: `split, case_id, part` of the protocol, or its inner ones, of which none is "test".
-        task: its config entry (`kind`, `classes`).
+        task: its config entry (`kind`, `classes`, `column`).
         inputs: of the model entry: {block: options}: those of tiles, of vectors, of `RegionStore`, or of `BlockScaler`
             with `from` (which table it is; by default the block's own name), `selection` (columns of the genes that
             it selected for this split) and `group` (columns of the genes of these groups). `embedding` and `smoothing`
@@ -192,7 +200,7 @@ def load_split(
         regions: the store, when the inputs name it. vectors: {input: vectors of another run}, unscaled; they make the
             rows where there are neither tiles nor regions.
     Raises InputError when a part is empty, holds no event (survival), a case lacks an input, a block is left without a
-    column or both tiles and regions are asked for.
+    column or has one that tells the class to predict, or both tiles and regions are asked for.
     """
     bags, vectors = bags or {}, vectors or {}
     parts = splits.loc[splits["split"] == split, ["case_id", "part"]]
@@ -205,7 +213,10 @@ def load_split(
     for name, options in inputs.items():
         if not is_table(name, options):
             continue
-        table = columns_of(tables[name], options.get("from", name))
+        source = options.get("from", name)
+        table = columns_of(tables[name], source)
+        if source == "clinical":
+            _check_no_label(name, options.get("columns", table.columns), task)
         check_present(cases, table.index, name)
         if options.get("min_frequency") and 2 * len(train_cases) < len(table):
             print(
@@ -336,6 +347,15 @@ def _narrow(
         known, kept_names = set(table.columns), set(table.columns[kept])
         scaling["columns"] = [column for column in columns if column in kept_names or column not in known]
     return table.loc[:, kept], scaling
+
+
+def _check_no_label(block: str, columns: Iterable[str], task: dict) -> None:
+    """Raise InputError where a block of the case table has a column that is, or tells, the class to predict."""
+    predicted = task.get("column") if task["kind"] == "classification" else None
+    for column in columns:
+        if column == predicted or column in TELLING.get(predicted, ()):
+            what = "is" if column == predicted else f"tells {predicted}, which is"
+            raise InputError(f"inputs: {block}: columns: {column} {what} what the task predicts; list others")
 
 
 def _check_parts(cases: pd.DataFrame, split: int, kind: str, scored: str) -> None:

@@ -16,7 +16,11 @@ from histofuse.io import InputError
 from histofuse.training.balance import Balance
 from histofuse.training.coordination import BY_TASK, CONFIDENCES, Coordination
 
-KINDS = ("balance", "coordination")
+# The kinds, each with its keys; the configuration is checked by this table, too.
+KEYS = {
+    "balance": ("rule", "apply", "alpha", "ema", "window", "noise"),
+    "coordination": ("operation", "granularity", "confidence", "rows", "min_pairs"),
+}
 
 
 class Interface(Protocol):
@@ -66,7 +70,8 @@ def make_modulation(
     Args:
         options: an entry's `training: modulation`: `kind`, and the keywords of its class. model, on its device;
         branches: its parameters by branch, the optimiser's groups. optimiser, weight_decay: of the entry's training.
-    Raises InputError when model or optimiser do not lend themselves to it, or an option is unknown.
+    Raises InputError when model or optimiser do not lend themselves to it, or an option is unknown or of
+    the other kind.
     """
     if options is None:
         return None
@@ -84,7 +89,13 @@ def make_modulation(
 
 
 def _kind(options: Mapping) -> str:
+    """The kind of a modulation. Raises InputError when it is unknown, or a key is not one of its own."""
     kind = options.get("kind", "balance")
-    if kind not in KINDS:
-        raise InputError(f"training: modulation: kind: {kind!r} is not one of {', '.join(KINDS)}")
+    if kind not in KEYS:
+        raise InputError(f"training: modulation: kind: {kind!r} is not one of {', '.join(KEYS)}")
+    strange = [key for key in options if key not in {"kind", *KEYS[kind]}]
+    if strange:
+        raise InputError(
+            f"training: modulation: {strange[0]}: is no key of kind {kind}, which has {', '.join(KEYS[kind])}"
+        )
     return kind
