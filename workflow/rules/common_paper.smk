@@ -21,6 +21,19 @@ def title_of_embedding(embedding):
     return f"{embedding} (simulated {' and '.join(simulated)})" if simulated else embedding
 
 
+def entry_of(table):
+    """The entry of a table; rows of released predictions take the seed that these have, whatever the table asks for."""
+    rows = [row | ({"seeds": None} if imported(row["cohort"]) else {}) for row in rows_of(table)]
+    return config["tables"][table] | {"rows": rows}
+
+
+def labels_of(table):
+    """What readers are shown of the cohorts and tasks of a table: {"cohort" or "task": {name: label}}."""
+    rows = rows_of(table)
+    names = {"cohort": {name for row in rows for name in cohorts_of(row)}, "task": {row["task"] for row in rows}}
+    return {kind: {name: config[f"{kind}s"][name].get("label", name) for name in sorted(names[kind])} for kind in names}
+
+
 def metrics_of_table(table):
     """The metrics of every row of a table that can be run."""
     return sorted({metrics_of_row(row) for row in rows_of(table) if runs(row)})
@@ -80,17 +93,18 @@ def images_shown(section):
 def report_files(kind):
     """Files of one kind for the report: excluded, populations, slides, sheets, reachable, filters or smoothings."""
     cohorts = sorted({cohort for cohort, _ in runs_shown()})
-    with_files = sorted({name for cohort in cohorts for name in members(cohort) if layout(name) in EXCLUDED_BY})
+    scored = sorted({cohort for cohort, _ in scored_elsewhere()} - set(cohorts))
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
     slides, regions = images_shown("slide_features"), images_shown("slide_regions")
     cut = {(cohort, config["slide_features"][name].get("regions")) for cohort, name in slides} | set(regions)
     sheets = [("slides", *pair) for pair in slides] + [("regions", *pair) for pair in sorted(cut, key=str) if pair[1]]
     return {
-        "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts]
+        "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts + scored]
         + [
-            f"results/{cohort}/genomics/excluded_{kind}.tsv"
-            for cohort in with_files
-            for kind in EXCLUDED_BY[layout(cohort)]
+            f"results/{cohort}/genomics/excluded_{table}.tsv"
+            for cohort in sorted({name for cohort in cohorts + scored for name in members(cohort)})
+            for table in EXCLUDED_BY.get(layout(cohort), ())
+            if table in tables_had(cohort)
         ]
         + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()]
         + [f"results/{cohort}/populations_scored/{task}_excluded.tsv" for cohort, task in scored_elsewhere()],

@@ -48,6 +48,8 @@ rule score:
         kind=lookup("tasks/{task}/kind", within=config),
         labels=lambda wildcards: {key: wildcards[key] for key in ("cohort", "task", "protocol", "model")}
         | {"scored_on": ""},
+        resampled=lambda wildcards: config["protocols"][wildcards.protocol]["n_splits"] == 1,
+        anonymous=lambda wildcards: imported(wildcards.cohort),
         code=code("score.py"),
     message:
         "Scoring {wildcards.model} for {wildcards.task} on {wildcards.cohort} ({wildcards.protocol})"

@@ -22,7 +22,8 @@ rule table:
         runtime=10,
     params:
         name="{table}",
-        entry=lookup("tables/{table}", within=config),
+        entry=lambda wildcards: entry_of(wildcards.table),
+        labels=lambda wildcards: labels_of(wildcards.table),
         simulated=lambda wildcards: simulated_table(wildcards.table),
         absent=lambda wildcards: absent_rows(wildcards.table),
         members=lambda wildcards: {name: members(name) for row in rows_of(wildcards.table) for name in cohorts_of(row)},

@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from histofuse.evaluation.external import score_external
-from histofuse.evaluation.score import LABELS, of_each_slide
+from histofuse.evaluation.score import LABELS, of_each_slide, score_run
 from histofuse.io import InputError, progress, read_table, start_log, write_table
 
 start_log(snakemake.log[0])
@@ -15,7 +14,7 @@ for path, slides in zip(progress(given.predictions, "score"), given.slides, stri
     try:
         predictions = read_table(path)
         of_slides = of_each_slide(predictions, read_table(slides), index)
-        scored.append(score_external(predictions, of_slides, snakemake.params.kind))
+        scored.append(score_run(predictions, snakemake.params.kind, of_slides, own_censoring=True, resampled=True))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

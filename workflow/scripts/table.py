@@ -33,6 +33,7 @@ table = build_table(
     unavailable=snakemake.params.absent | unavailable_rows(entry, reasons),
     name=name,
     simulated=snakemake.params.simulated,
+    labels=snakemake.params.labels,
 )
 write_table(table, snakemake.output.csv)
 

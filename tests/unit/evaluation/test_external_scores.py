@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from histofuse.evaluation import survival
-from histofuse.evaluation.external import mean_replicates, paired_p_value, percentile_interval, score_external
+from histofuse.evaluation.bootstrap import mean_replicates
 from histofuse.evaluation.resampling import RESAMPLES, draw_counts
-from histofuse.evaluation.summary import summarise
+from histofuse.evaluation.score import score_run
+from histofuse.evaluation.summary import OTHER_CASES, PAIRED_BOOTSTRAP, summarise
 
 N = 36
 RNG = np.random.default_rng(11)
@@ -26,6 +27,10 @@ def predictions(split, seed, noise, train=20):
     frame = pd.concat([own, test], ignore_index=True)
     empty = {name: None for name in ("label", "survival_times", "survival", "probabilities")}
     return frame.assign(split=split, seed=seed, **empty)
+
+
+def score_external(predictions, slides, kind):
+    return score_run(predictions, kind, slides, own_censoring=True, resampled=True)
 
 
 def metrics(row, noise, splits=3, seeds=2, scored_on="cptac", **changes):
@@ -91,6 +96,7 @@ def test_p_value_is_that_of_the_differences_in_each_resample(good, poor):
     assert summary.loc[("good", "harrell_c"), "p_value"] < 0.05
     assert np.isnan(summary.loc[("poor", "harrell_c"), "p_value"])
     assert np.isnan(summary.loc[("good", "harrell_c"), "t"])
+    assert summary.loc[("good", "harrell_c"), "test"] == PAIRED_BOOTSTRAP
 
 
 def test_censoring_weights_are_of_the_cases_scored():
@@ -132,8 +138,10 @@ def test_rows_scored_on_other_cases_are_not_tested(good, poor, change):
 
 
 def test_rows_whose_cases_differ_under_one_name_are_not_tested(good, poor):
-    summary = summarise(pd.concat([good, poor.assign(cases="another digest")]), reference="poor")
+    summary = summarise(pd.concat([good, poor.assign(cases="another digest")]), reference="poor").set_index("row")
     assert summary["p_value"].isna().all()
+    assert set(summary.loc["good", "test"]) == {OTHER_CASES}
+    assert set(summary.loc["poor", "test"]) == {""}
 
 
 def test_rows_trained_on_other_cohorts_are_tested_on_the_same_cases(good, poor):
@@ -158,24 +166,3 @@ def test_models_whose_metric_has_no_value_are_left_out_of_the_replicates_too(goo
     kept = summarise(good[good["split"] != 1], reference=None).set_index("metric").loc["harrell_c"]
     assert summary["n_splits_left_out"] == 1
     assert (summary["ci_low"], summary["ci_high"]) == (kept["ci_low"], kept["ci_high"])
-
-
-def test_equal_models_have_p_one_and_unknown_ones_none():
-    values = np.linspace(0.5, 0.7, 100)
-    assert paired_p_value(values, values) == 1.0
-    assert paired_p_value(values + 0.1, values) == pytest.approx(2 / 101)
-    assert np.isnan(paired_p_value(values, None))
-
-
-def test_resamples_without_a_value_are_left_out_unless_they_are_most():
-    values = np.concatenate([np.full(40, np.nan), np.linspace(0, 1, 60)])
-    assert percentile_interval(values) == pytest.approx((0.025, 0.975))
-    assert np.isnan(percentile_interval(np.where(values > 0.5, values, np.nan))).all()
-    assert np.isnan(percentile_interval(None)).all()
-
-
-def test_no_mean_over_models_of_different_cases(good):
-    models = good[good["metric"] == "harrell_c"]
-    assert mean_replicates(models).shape == (RESAMPLES,)
-    mixed = models.assign(cases=["a"] * (len(models) - 1) + ["b"])
-    assert mean_replicates(mixed) is None

@@ -7,7 +7,7 @@ import pytest
 
 from histofuse.evaluation.published_predictions import read_patient_level
 from histofuse.evaluation.score import score_run
-from histofuse.evaluation.summary import summarise
+from histofuse.evaluation.summary import OTHER_CASES, PAIRED_T, summarise
 from histofuse.io import InputError
 
 RELEASED = Path(__file__).parents[3] / "../shared/data/pathomic_fusion_predictions/gbmlgg_survival_patient_level.csv.gz"
@@ -32,6 +32,20 @@ def test_published_figures(model, rows, rna_subset, published, half_width):
     assert row["n_splits"] == 15
     assert row["estimate"] == pytest.approx(published, abs=0.001)
     assert row["half_width_t"] == pytest.approx(half_width, abs=0.001)
+
+
+@pytest.mark.skipif(not RELEASED.exists(), reason="the released Pathomic Fusion predictions are not on this machine")
+def test_only_models_scored_on_the_same_patients_are_tested():
+    """The image model's RNA-seq subset is not that of the genomic one in every fold; the fusion model's is."""
+    rows = {"omic": "roi", "path": "patch", "pathomic_fusion": "patch"}
+    scored = [
+        score_run(read_patient_level(RELEASED, model, of, True), "survival", anonymous=True).assign(row=model)
+        for model, of in rows.items()
+    ]
+    metrics = pd.concat(scored).query("metric == 'harrell_c'").assign(cohort="", task="", protocol="")
+    summary = summarise(metrics, reference="omic", test_to_train=0.25).set_index("row")
+    assert summary["test"].to_dict() == {"omic": "", "path": OTHER_CASES, "pathomic_fusion": PAIRED_T}
+    assert summary["p_value"].notna().tolist() == [False, False, True]
 
 
 def released(tmp_path, **changes):

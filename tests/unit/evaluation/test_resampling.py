@@ -63,6 +63,35 @@ def test_survival_metrics_are_those_of_the_drawn_cases(tied):
         np.testing.assert_allclose(found[metric], values, rtol=1e-10, err_msg=metric)
 
 
+def test_weights_of_the_training_part_hold_in_every_resample():
+    cases = survival_cases()
+    rng = np.random.default_rng(8)
+    train = np.ceil(rng.exponential(1200, 70) / 100) * 100, (rng.random(70) < 0.5).astype(int)
+    train[0][-1] = 1e5  # nobody of the cases outlives all of the training part
+    counts = draw_counts(len(cases), 60)
+    found = replicates(cases, "survival", counts, train)
+    expected = {name: [] for name in found}
+    for row in counts.astype(int):
+        drawn = cases.loc[np.repeat(np.arange(len(cases)), row)]
+        known = drawn["time_days"].to_numpy(), drawn["event"].to_numpy()
+        risk, times, curves = drawn["risk"].to_numpy(), drawn["survival_times"].iloc[0], np.stack(drawn["survival"])
+        expected["harrell_c"].append(plain(survival.harrell_c, risk, *known))
+        expected["uno_c"].append(plain(survival.uno_c, *train, *known, risk))
+        expected["time_auc"].append(plain(survival.time_dependent_auc, *train, *known, risk, times))
+        expected["integrated_brier"].append(plain(survival.integrated_brier, *train, *known, curves, times))
+    for metric, values in expected.items():
+        np.testing.assert_allclose(found[metric], values, rtol=1e-10, err_msg=metric)
+    assert not np.allclose(found["uno_c"], replicates(cases, "survival", counts)["uno_c"])
+
+
+def test_a_training_part_that_gives_no_weights_or_no_horizon():
+    cases, counts = survival_cases(), draw_counts(40, 5)
+    nobody = np.array([]), np.array([])
+    assert list(replicates(cases, "survival", counts, nobody)) == ["harrell_c"]
+    censored = np.array([1e4, 2e4]), np.array([0, 0])
+    assert list(replicates(cases, "survival", counts, censored)) == ["harrell_c", "time_auc", "integrated_brier"]
+
+
 def test_classification_metrics_are_those_of_the_drawn_cases():
     cases = classified_cases()
     counts = draw_counts(len(cases), 80)

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from histofuse.evaluation.predictions import COLUMNS
+from histofuse.evaluation.resampling import RESAMPLES, draw_counts
 from histofuse.evaluation.score import CLASSIFICATION_METRICS, SURVIVAL_METRICS, score_run
-from histofuse.evaluation.survival import harrell_c
+from histofuse.evaluation.survival import harrell_c, uno_c
 from histofuse.io import InputError, read_table, write_table
 
 
@@ -62,20 +63,71 @@ def test_only_the_test_part_is_scored():
     value = score_run(run, "survival").set_index("metric").loc["harrell_c"]
     assert value["value"] == harrell_c(test["risk"], test["time_days"], test["event"])
     assert value["n_events_test"] == test["event"].sum()
-    assert value["case_low"] < value["value"] < value["case_high"]
     changed = run.assign(risk=np.where(run["part"] == "train", 0.0, run["risk"]))
     pd.testing.assert_frame_equal(score_run(changed, "survival"), score_run(run, "survival"))
 
 
 def test_same_after_a_round_through_parquet(tmp_path):
     write_table(survival_run(), tmp_path / "predictions.parquet")
-    read = score_run(read_table(tmp_path / "predictions.parquet"), "survival")
-    pd.testing.assert_frame_equal(read, score_run(survival_run(), "survival"))
+    read = score_run(read_table(tmp_path / "predictions.parquet"), "survival", resampled=True)
+    scored = score_run(survival_run(), "survival", resampled=True)
+    pd.testing.assert_frame_equal(read, scored)
+    write_table(scored, tmp_path / "metrics.parquet")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "metrics.parquet"), scored)
 
 
 def test_row_order_does_not_matter():
     run = survival_run()
-    pd.testing.assert_frame_equal(score_run(run.sample(frac=1, random_state=0), "survival"), score_run(run, "survival"))
+    shuffled = score_run(run.sample(frac=1, random_state=0), "survival", resampled=True)
+    pd.testing.assert_frame_equal(shuffled, score_run(run, "survival", resampled=True))
+
+
+@pytest.mark.parametrize(("run", "kind"), [(survival_run(), "survival"), (class_run(), "classification")])
+def test_a_single_split_has_replicates_of_every_metric(run, kind):
+    metrics = score_run(run, kind, resampled=True)
+    metrics = metrics[metrics["value"].notna()].set_index("metric")
+    assert set(metrics.index) == set(SURVIVAL_METRICS if kind == "survival" else CLASSIFICATION_METRICS)
+    for name, (value, found) in metrics[["value", "replicates"]].iterrows():
+        assert found.shape == (RESAMPLES,), name
+        low, high = np.nanquantile(found, [0.025, 0.975])
+        assert low < value < high, name
+    assert score_run(run, kind)["replicates"].isna().all()
+
+
+def test_replicates_have_the_censoring_weights_of_the_training_part():
+    run = survival_run()
+    train, test = (run[run["part"] == part].reset_index(drop=True) for part in ("train", "test"))
+    known = train["time_days"].to_numpy(), train["event"].to_numpy()
+    found = score_run(run, "survival", resampled=True).set_index("metric")["replicates"]
+    for k, row in enumerate(draw_counts(len(test))[:20].astype(int)):
+        drawn = test.loc[np.repeat(np.arange(len(test)), row)]
+        time, event, risk = (drawn[name].to_numpy() for name in ("time_days", "event", "risk"))
+        assert found["harrell_c"][k] == pytest.approx(harrell_c(risk, time, event))
+        assert found["uno_c"][k] == pytest.approx(uno_c(*known, time, event, risk))
+
+
+def digest(run, **options):
+    return score_run(run, "survival", **options)["cases"].iloc[0]
+
+
+def test_the_digest_tells_test_cases_and_outcomes_and_nothing_else():
+    run = survival_run()
+    test = run["part"] == "test"
+    assert digest(run) == digest(survival_run(seed=1).sample(frac=1, random_state=0))
+    assert digest(run) == digest(run.assign(event=run["event"].astype("float32"), label=np.nan))
+    assert digest(run) == digest(run[test])
+    assert digest(run) != digest(run[run.index != run.index[test][0]])
+    assert digest(run) != digest(run.assign(time_days=run["time_days"] + test))
+    assert digest(run) != digest(run.assign(case_id="other " + run["case_id"]))
+
+
+def test_cases_without_shared_names_are_told_by_their_outcomes_and_not_resampled():
+    run = survival_run()
+    named = run.assign(case_id=np.random.default_rng(0).permutation(run["case_id"]))
+    assert digest(run, anonymous=True) == digest(named, anonymous=True)
+    assert digest(run) != digest(named)
+    assert digest(run, anonymous=True) != digest(run.assign(time_days=run["time_days"] + 1), anonymous=True)
+    assert score_run(run, "survival", anonymous=True, resampled=True)["replicates"].isna().all()
 
 
 def test_classification_run():
@@ -110,6 +162,8 @@ def test_split_without_a_test_part():
     assert (metrics["note"] != "").all()
     metrics = of_cases(class_run().assign(part="train"), "classification")
     assert set(metrics["note"]) == {"no case"}
+    for run, kind in ((survival_run(), "survival"), (class_run(), "classification")):
+        assert score_run(run.assign(part="train"), kind, resampled=True)["replicates"].isna().all()
 
 
 def test_absent_class_is_noted():

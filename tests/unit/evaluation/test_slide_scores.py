@@ -6,6 +6,7 @@ import pytest
 from test_score import survival_run
 
 from histofuse.evaluation.predictions import COLUMNS
+from histofuse.evaluation.resampling import draw_counts
 from histofuse.evaluation.score import CLASSIFICATION_METRICS, SLIDE_METRICS, of_each_slide, score_run
 from histofuse.io import InputError, read_table, write_table
 
@@ -43,7 +44,6 @@ def test_two_patients_with_three_slides_by_hand():
         assert metrics.loc[f"slide_{name}", "value"] == pytest.approx(value), name
     assert (metrics["note"] == "").all()
     assert (metrics["n_test"] == 2).all()  # cases
-    assert metrics[["case_low", "case_high"]].isna().all(axis=None)
 
 
 def test_concordance_of_three_slides_by_hand():
@@ -78,16 +78,31 @@ def test_a_case_predicted_as_a_whole_counts_once_for_each_slide():
 
 
 def test_copies_of_slides_make_nothing_more_certain():
-    """Each case's slide four times over: the same figure, and the interval of the cases."""
+    """Each case's slide four times over: the same figure, and the replicates of the cases."""
     run = survival_run()
     copies = run.loc[run.index.repeat(4)].reset_index(drop=True)
     copies["slide_id"] = [f"S{k}" for k in range(len(copies))]
-    metrics = scored(run, "survival", copies)
-    figures = ["value", "case_low", "case_high"]
-    pd.testing.assert_series_equal(
-        metrics.loc["slide_harrell_c", figures], metrics.loc["harrell_c", figures], check_names=False
-    )
+    metrics = score_run(run, "survival", copies, resampled=True).set_index("metric")
+    assert metrics.loc["slide_harrell_c", "value"] == pytest.approx(metrics.loc["harrell_c", "value"])
+    np.testing.assert_allclose(*metrics.loc[["slide_harrell_c", "harrell_c"], "replicates"])
     assert metrics.loc["slide_harrell_c", "n_train"] == 40
+
+
+def test_a_case_is_drawn_with_all_its_slides():
+    """Of two cases each is drawn 0, 1 or 2 times: no pair, or 1 right and 1 wrong for one drawing of both."""
+    found = score_run(CASES.assign(risk=[1.25, 1.0]), "survival", SLIDES, resampled=True).set_index("metric")
+    replicates = found.loc["slide_harrell_c", "replicates"]
+    both = (draw_counts(2) == 1).all(axis=1)
+    assert (replicates[both] == 1 / 2).all()
+    assert np.isnan(replicates[~both]).all()
+    with pytest.raises(InputError, match="a test slide of the case X, which is no test case"):
+        score_run(CASES, "survival", SLIDES.assign(case_id=["A", "A", "X"]), resampled=True)
+
+
+def test_without_test_slides_nothing_is_resampled():
+    for kind in SLIDE_METRICS:
+        metrics = score_run(CASES, kind, SLIDES.assign(part="train"), resampled=True).set_index("metric")
+        assert metrics.loc[list(SLIDE_METRICS[kind]), "replicates"].isna().all()
 
 
 def test_only_the_test_part_and_no_order_matters(tmp_path):

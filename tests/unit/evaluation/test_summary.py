@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from histofuse.evaluation.statistics import corrected_half_width, corrected_paired_test
-from histofuse.evaluation.summary import COLUMNS, summarise
+from histofuse.evaluation.summary import COLUMNS, OTHER_CASES, PAIRED_BOOTSTRAP, PAIRED_T, summarise
 from histofuse.io import InputError
 
 
@@ -15,11 +15,7 @@ def metrics(row, values, metric="harrell_c", cohort="glioma", n_train=80, **chan
     rows = [
         {"row": row, "cohort": cohort, "task": "survival", "protocol": "mccv15", "metric": metric}
         | {"split": split, "seed": seed, "value": value, "n_train": n_train, "n_test": 20, "n_events_test": 9}
-        | {
-            "note": "" if np.isfinite(value) else "no event",
-            "case_low": value - 0.1,
-            "case_high": value + 0.1,
-        }
+        | {"note": "" if np.isfinite(value) else "no event", "cases": f"test cases of {split}", "replicates": None}
         for split, seeds in enumerate(values)
         for seed, value in enumerate(seeds)
     ]
@@ -53,6 +49,23 @@ def test_paired_test_against_the_reference():
     assert summary.loc["a", "harrell_c"]["p_value"] == pytest.approx(p)
     assert summary.loc["a", "harrell_c"]["t"] == pytest.approx(t)
     assert np.isnan(summary.loc["b", "harrell_c"]["p_value"])
+    assert summary["test"].to_dict() == {("a", "harrell_c"): PAIRED_T, ("b", "harrell_c"): ""}
+
+
+@pytest.mark.parametrize("cases", [["test cases of 0", "test cases of 1", "others"], ["x", "y", "z"]])
+def test_rows_scored_on_other_cases_of_a_split_are_not_tested(cases):
+    other = metrics("a", A)
+    other["cases"] = other["split"].map(dict(enumerate(cases)))
+    row = summary_of(other, metrics("b", B), reference="b").loc["a", "harrell_c"]
+    assert np.isnan(row["p_value"])
+    assert np.isnan(row["t"])
+    assert row["test"] == OTHER_CASES
+    assert row["ci_low"] < row["estimate"] < row["ci_high"]
+
+
+def test_splits_that_only_one_row_has_do_not_matter():
+    row = summary_of(metrics("a", A), metrics("b", B[:2]), reference="b").loc["a", "harrell_c"]
+    assert row["p_value"] == pytest.approx(corrected_paired_test([0.06, 0.01], 0.25)[1])
 
 
 def test_holm_runs_over_the_rows_of_one_metric():
@@ -82,10 +95,46 @@ def test_no_split_with_a_value():
     assert (row["n_splits"], row["n_seeds"]) == (0, 0)
 
 
-def test_a_single_split_takes_the_bootstrap_interval():
-    row = summary_of(metrics("a", [[0.8, 0.7]]), reference=None).loc["a", "harrell_c"]
-    assert (row["ci_low"], row["ci_high"]) == (pytest.approx(0.65), pytest.approx(0.85))
+def one_split(row, values, seed, n_cases=200, **changes):
+    """Values [seeds] of one split, each with replicates around it; what its seeds share is in all of `seed`."""
+    rng = np.random.default_rng(seed)
+    frame = metrics(row, [values])
+    shared = 0.03 * rng.normal(size=n_cases)
+    frame["replicates"] = [value + shared + 0.04 * rng.normal(size=n_cases) for value in values]
+    return frame.assign(**changes)
+
+
+def test_a_single_split_has_the_bootstrap_interval_of_the_mean_over_seeds():
+    """Not the mean of the seeds' intervals, which is wider: what differs between seeds averages out."""
+    frame = one_split("a", [0.8, 0.7, 0.75], seed=0)
+    row = summary_of(frame, reference=None).loc["a", "harrell_c"]
+    replicates = np.stack(frame["replicates"])
+    assert row["estimate"] == pytest.approx(0.75)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(np.quantile(replicates.mean(axis=0), [0.025, 0.975])))
+    of_seeds = np.quantile(replicates, [0.025, 0.975], axis=1).mean(axis=1)
+    assert row["ci_high"] - row["ci_low"] < 0.85 * (of_seeds[1] - of_seeds[0])
     assert np.isnan(row["half_width_t"])
+
+
+@pytest.mark.parametrize("metric", ["uno_c", "slide_f1"])
+def test_a_single_split_is_tested_within_each_resample(metric):
+    ours, theirs = one_split("a", [0.8, 0.7], seed=0, metric=metric), one_split("b", [0.72], seed=0, metric=metric)
+    summary = summary_of(ours, theirs, reference="b")
+    row = summary.loc["a", metric]
+    difference = np.stack(ours["replicates"]).mean(axis=0) - theirs["replicates"].iloc[0]
+    assert row["p_value"] == pytest.approx(2 * (1 + (difference <= 0).sum()) / 201)
+    assert row["test"] == PAIRED_BOOTSTRAP
+    assert np.isnan(row["t"])
+    other = summary_of(ours.assign(cases="others"), theirs, reference="b").loc["a", metric]
+    assert np.isnan(other["p_value"])
+    assert other["test"] == OTHER_CASES
+    assert (other["ci_low"], other["ci_high"]) == (row["ci_low"], row["ci_high"])
+
+
+def test_one_split_of_several_that_has_a_value_has_no_interval():
+    row = summary_of(metrics("a", [[0.8], [np.nan]]), reference=None).loc["a", "harrell_c"]
+    assert (row["n_splits"], row["n_splits_left_out"]) == (1, 1)
+    assert np.isnan(row["ci_low"])
 
 
 def test_without_training_cases_the_ratio_must_be_given():

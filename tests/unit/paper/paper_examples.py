@@ -33,7 +33,10 @@ PUBLISHED = pd.DataFrame(
 
 def external_metrics():
     """Metrics on 31 cases of another cohort, each with replicates."""
-    frame = metrics().assign(scored_on="cptac", n_test=31, cases="digest of 31 cases")
+    return with_replicates(metrics().assign(scored_on="cptac", n_test=31, cases="digest of 31 cases"))
+
+
+def with_replicates(frame):
     rng = np.random.default_rng(1)
     return frame.assign(replicates=[value + 0.03 * rng.normal(size=200) for value in frame["value"]])
 
@@ -46,10 +49,11 @@ def metrics(models=("cox", "snn"), seeds=(0, 1, 2), splits=5):
     rows = [
         {"cohort": "glioma", "task": "survival", "protocol": "kfold5", "model": model}
         | {"split": split, "seed": seed, "metric": metric, "value": 0.8 + 0.02 * rng.normal()}
-        | {"n_train": 80, "n_test": 20, "n_events_test": 9, "note": "", "case_low": 0.7, "case_high": 0.9}
+        | {"n_train": 80, "n_test": 20, "n_events_test": 9, "note": "", "cases": f"test cases of {split}"}
         for model in models
         for split in range(splits)
         for seed in seeds
         for metric in ("harrell_c", "uno_c", "time_auc")
     ]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return with_replicates(frame) if splits == 1 else frame.assign(replicates=None)

@@ -103,8 +103,10 @@ def test_a_row_scored_on_another_cohort_has_an_interval_of_its_own_kind():
     rows = [{"label": "Own", "model": "cox"}, {"label": "Elsewhere", "model": "cox", "scored_on": "cptac"}]
     entry = {**ENTRY, "rows": rows, "reference_row": "Own"}
     frame = pd.concat([metrics(), external_metrics()], ignore_index=True).fillna({"scored_on": ""})
-    axes = table_figure(build_table(entry, summarise_rows(entry, frame)), "harrell_c", "Survival").axes[0]
-    drawn = [line for line in axes.lines if line.get_label() == "95 % bootstrap over\ncases of cptac"]
+    labels = {"cohort": {"cptac": "CPTAC-GBM"}}
+    built = build_table(entry, summarise_rows(entry, frame), labels=labels)
+    axes = table_figure(built, "harrell_c", "Survival").axes[0]
+    drawn = [line for line in axes.lines if line.get_label() == "95 % bootstrap over\ncases of CPTAC-GBM"]
     assert [tuple(line.get_ydata()) for line in drawn] == [(-1, -1)]
     assert drawn[0].is_dashed()
     assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "Corrected 95 % interval"] == [0]

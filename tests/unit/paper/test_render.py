@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from paper_examples import ENTRY, MISSING, PUBLISHED, external_metrics, metrics
 
+from histofuse.io import read_table, write_table
 from histofuse.paper.render import SIMULATED, lay_out, to_html, to_latex, to_markdown
 from histofuse.paper.tables import build_table, summarise_rows
 
@@ -77,16 +78,59 @@ def test_simulated_cohorts_are_named_so_and_have_no_published_column():
         assert SIMULATED in text
 
 
-def test_a_single_split_says_where_its_interval_comes_from():
+def test_a_single_split_says_where_its_interval_and_its_test_come_from():
     layout = lay_out(table(frame=metrics(splits=1)))
-    assert re.fullmatch(r"0\.\d{3} \(0\.700–0\.900\)", layout.rows[1][1])
-    assert any("bootstrap" in note for note in layout.notes)
-    assert not any("Nadeau" in note for note in layout.notes)
+    for column in (1, 3):  # every metric has an interval
+        assert re.fullmatch(r"0\.\d{3} \(0\.\d{3}–0\.\d{3}\)\*?", layout.rows[1][column])
+    assert layout.rows[1][4] != "–"
+    assert any(
+        note.startswith("With a single split") and "bootstrap interval over the" in note for note in layout.notes
+    )
+    assert any("p: two-sided bootstrap over the cases, paired with 'Clinical'" in note for note in layout.notes)
+    assert not any("Nadeau" in note or "t-test" in note for note in layout.notes)
+
+
+def test_a_row_scored_on_other_cases_than_the_reference_says_why_it_is_not_tested(tmp_path):
+    frame = metrics()
+    frame.loc[frame["model"] == "snn", "cases"] = "others"
+    for built in (table(frame=frame), by_way_of_csv(table(frame=frame), tmp_path)):
+        layout = lay_out(built)
+        assert layout.rows[1][0] == "SNN [1]"
+        assert "±" in layout.rows[1][1]
+        assert layout.notes[-2] == "[1] Not tested: scored on other cases than the reference row."
+        assert not any(note.startswith("p:") for note in layout.notes)
+
+
+def by_way_of_csv(frame, folder):
+    """As the report takes it."""
+    write_table(frame, folder / "table.csv")
+    return read_table(folder / "table.csv")
+
+
+def test_cohorts_and_tasks_are_shown_by_their_labels(tmp_path):
+    rows = [{"label": "Own", "model": "cox"}, {"label": "Elsewhere", "model": "cox", "scored_on": "cptac"}]
+    rows += [{"label": "Kidney", "model": "cox", "cohort": "kirc", "task": "grading"}]
+    kidney = metrics(models=["cox"]).assign(cohort="kirc", task="grading")
+    frame = pd.concat([metrics(), external_metrics(), kidney], ignore_index=True).fillna({"scored_on": ""})
+    entry = {**ENTRY, "rows": rows, "reference_row": "Own"}
+    names = {"glioma": "Glioma & more", "kirc": "TCGA-KIRC", "cptac": "CPTAC-GBM"}
+    labels = {"cohort": names, "task": {"grading": "Grade"}}
+    built = build_table(entry, summarise_rows(entry, frame), labels=labels)
+    for read in (built, by_way_of_csv(built, tmp_path)):
+        layout = lay_out(read)
+        assert layout.header[:4] == ["Row", "Cohort", "Task", "Scored on"]
+        assert layout.rows[1][1:4] == ["Glioma & more", "survival", "CPTAC-GBM"]
+        assert layout.rows[2][1:4] == ["TCGA-KIRC", "Grade", "own test parts"]
+        assert any("Scored on CPTAC-GBM (31 cases)" in note for note in layout.notes)
+        assert not any("cptac" in text for row in [*layout.rows, layout.notes] for text in row)
+    labels["task"] = {"grading": "Outcome", "survival": "Outcome"}
+    layout = lay_out(build_table(entry, summarise_rows(entry, frame), labels=labels))
+    assert [row[2] for row in layout.rows] == ["survival", "survival", "grading"]
 
 
 def test_columns_that_vary_are_shown():
     frame = table()
-    frame.loc[frame["row"] == "SNN", "cohort"] = "kirc"
+    frame.loc[frame["row"] == "SNN", ["cohort", "cohort_label"]] = "kirc"
     layout = lay_out(frame)
     assert layout.header[:2] == ["Row", "Cohort"]
     assert layout.rows[1][1] == "kirc"
@@ -109,6 +153,9 @@ def test_latex_escapes_and_balances():
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert all(len(re.findall(r"(?<!\\)&", line)) == 5 and line.endswith(r" \\") for line in body)
     assert text.count(r"\begin{") == text.count(r"\end{") == 3
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" in text  # never wider than the page
 
 
 @pytest.mark.parametrize("bad", ["<script>alert(1)</script>", "a & b"])

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_curve
 
+from histofuse.evaluation.resampling import draw_counts
 from histofuse.evaluation.score import score_run
 from histofuse.io import InputError
 from histofuse.paper.roc import GRID, class_curves, roc_curve, roc_figure
@@ -91,10 +92,17 @@ def test_a_panel_per_class_and_a_line_per_model():
             assert text.get_text().startswith(f"{areas['value'].mean():.2f} (")
 
 
-def test_one_split_has_neither_band_nor_interval():
-    axes = roc_figure({"SNN": predictions(splits=1)}, CLASSES, "").axes[0]
+def test_one_split_has_no_band_and_the_bootstrap_interval_of_the_mean_over_seeds():
+    frame = predictions(splits=1, seeds=2)
+    axes = roc_figure({"SNN": frame}, CLASSES, "").axes[0]
     assert not axes.collections
-    assert "(" not in axes.get_legend().get_texts()[0].get_text()
+    tests = [run[run["part"] == "test"].sort_values("case_id") for _, run in frame.groupby("seed")]
+    expected = []
+    for row in draw_counts(len(tests[0])).astype(int):
+        drawn = [test.iloc[np.repeat(np.arange(len(test)), row)] for test in tests]
+        expected.append(np.mean([roc_auc_score(d["label"] == 0, np.stack(d["probabilities"])[:, 0]) for d in drawn]))
+    low, high = np.quantile(expected, [0.025, 0.975])
+    assert axes.get_legend().get_texts()[0].get_text().endswith(f" ({low:.2f}–{high:.2f})")
 
 
 def test_another_number_of_classes_is_refused():

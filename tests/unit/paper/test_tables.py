@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from paper_examples import ENTRY, MISSING, PUBLISHED, external_metrics, metrics
 
+from histofuse.evaluation.summary import PAIRED_T
 from histofuse.io import InputError, read_table, write_table
 from histofuse.paper.tables import COLUMNS, build_table, check_published, summarise_rows, unavailable_rows
 
@@ -46,6 +47,38 @@ def test_a_row_may_have_its_own_seeds():
     frame = metrics()
     mine = frame[(frame["model"] == "snn") & (frame["metric"] == "harrell_c") & (frame["seed"] == 2)]
     assert table.loc[("SNN", "harrell_c"), "estimate"] == pytest.approx(mine["value"].mean())
+
+
+def test_spread_over_seeds_and_the_statistic_of_the_test_stand_in_the_table():
+    frame, table = metrics(), build()
+    mine = frame[(frame["metric"] == "harrell_c") & (frame["seed"] < 2)].set_index(["split", "seed"])
+    ours, theirs = (mine[mine["model"] == model]["value"] for model in ("snn", "cox"))
+    row = table.loc["SNN", "harrell_c"]
+    assert row["seed_sd"] == pytest.approx(np.sqrt(ours.groupby("split").var().mean()))
+    difference = (ours - theirs).groupby("split").mean()
+    assert row["t"] == pytest.approx(difference.mean() / (difference.std() * np.sqrt(1 / 5 + 20 / 80)))
+    assert row["test"] == PAIRED_T
+    assert table.loc["Clinical", "harrell_c"]["test"] == ""
+    assert table.loc["Ours", ["seed_sd", "t"]].isna().all(axis=None)
+
+
+def test_a_row_without_seeds_takes_those_there_are():
+    """As released predictions have a seed of their own, beside rows with other ones."""
+    frame = pd.concat([metrics(models=["cox"], seeds=[1, 2, 3]), metrics(models=["snn"], seeds=[0])])
+    rows = [row | ({"seeds": None} if row["label"] == "SNN" else {}) for row in ENTRY["rows"]]
+    table = build({**ENTRY, "seeds": [1, 2, 3], "rows": rows}, frame)
+    assert table["n_seeds"].tolist() == [3, 3, 1, 1, 0, 0]
+    assert table.loc[("SNN", "harrell_c"), "p_value"] > 0
+
+
+def test_labels_stand_beside_the_names_of_cohorts_and_tasks():
+    rows = [{"label": "Own", "model": "cox"}, {"label": "Elsewhere", "model": "cox", "scored_on": "cptac"}]
+    frame = pd.concat([metrics(), external_metrics()], ignore_index=True).fillna({"scored_on": ""})
+    labels = {"cohort": {"glioma": "TCGA-GBMLGG", "cptac": "CPTAC-GBM"}, "task": {}}
+    table = build({**ENTRY, "rows": rows, "reference_row": "Own"}, frame, unavailable={}, labels=labels)
+    shown = table.xs("harrell_c", level="metric")[["cohort_label", "task_label", "scored_on_label"]]
+    assert shown.to_numpy().tolist() == [["TCGA-GBMLGG", "survival", ""], ["TCGA-GBMLGG", "survival", "CPTAC-GBM"]]
+    assert set(table["cohort"]) == {"glioma"}
 
 
 def test_a_row_that_was_not_run_keeps_its_published_figure():
@@ -127,7 +160,7 @@ def test_same_after_a_round_through_csv(tmp_path):
     write_table(table, tmp_path / "table.csv")
     pd.testing.assert_frame_equal(
         read_table(tmp_path / "table.csv", float_precision="round_trip", keep_default_na=True).fillna(
-            {"note": "", "scored_on": ""}
+            dict.fromkeys(["note", "test", "scored_on", "scored_on_label"], "")
         ),
         table,
     )

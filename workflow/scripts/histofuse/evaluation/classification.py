@@ -1,8 +1,10 @@
 """Macro-averaged classification metrics from class probabilities.
 
-`label` [n] holds class numbers 0..C−1 and `probabilities` [n, C] one row per case. Each metric raises
-`Undefined` with the reason where a class that it averages over has no case (the published code counts such a
-class as 0, which makes a fold's figure depend on who happens to be in it).
+`label` [n] holds class numbers 0..C−1 and `probabilities` [n, C] one row per case. `macro_auc`, `sensitivity` and `f1`
+raise `Undefined` with the reason where a class has no case (the published code counts such a class as 0, which makes a
+fold's figure depend on who happens to be in it). `specificity` asks of each class how the cases of the others are told
+from it, and has a value as long as each class has such others: one without a case counts like the rest, and only if
+every case is of one class there is none. `accuracy` averages over cases and always has a value.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ def read_patient_level(path: str | Path, model: str, rows: str, rna_subset: bool
     `rows` says what was averaged to a patient ("patch": nine crops of each region, or "roi"). `rna_subset`
     keeps only patients with RNA-seq, the population that the multimodal models are scored on. The release
     holds no training cases, so metrics that need censoring weights are undefined. Its folds count from 1,
-    ours from 0; its patients are anonymous and numbered within a fold. Raises InputError naming what is
-    absent.
+    ours from 0; its patients are anonymous, and numbered within a fold in an order that is not the same for all models.
+    Nor are they the same patients for all: in 9 of the 15 folds the subset of `path` is not that of `omic`. Raises
+    InputError naming what is absent.
     """
     # round_trip: risks that differ in the last bits must stay different, or the C-index sees ties
     table = pd.read_csv(path, float_precision="round_trip")

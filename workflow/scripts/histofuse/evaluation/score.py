@@ -6,6 +6,7 @@ slides of one patient are not independent, so nothing that says how sure a figur
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 
 from histofuse.evaluation import classification, survival
 from histofuse.evaluation.predictions import check_predictions
-from histofuse.evaluation.statistics import bootstrap_c_index
+from histofuse.evaluation.resampling import draw_counts, replicates
 from histofuse.evaluation.undefined import Undefined
 from histofuse.io import InputError
 
@@ -33,23 +34,36 @@ COLUMNS = [
     "n_test",
     "n_events_test",
     "note",
-    "case_low",
-    "case_high",
+    "cases",
+    "replicates",
 ]
+OUTCOME = ["time_days", "event", "label"]
 
 
 def score_run(
-    predictions: pd.DataFrame, kind: str, slides: pd.DataFrame | None = None, own_censoring: bool = False
+    predictions: pd.DataFrame,
+    kind: str,
+    slides: pd.DataFrame | None = None,
+    own_censoring: bool = False,
+    resampled: bool = False,
+    anonymous: bool = False,
 ) -> pd.DataFrame:
     """Metrics of the test part of every (split, seed) in `predictions`, with the columns COLUMNS.
 
-    `kind` is "survival" or "classification"; `slides` holds the same runs' predictions per slide, with `slide_id`, as
-    of `of_each_slide`. A metric that the data cannot answer is NaN and `note` says why; `note` is
-    empty otherwise. `case_low` and `case_high` are the 95 % bootstrap interval over the test cases of harrell_c, and
-    of slide_harrell_c, for which a case is drawn with all its slides (NaN for the other metrics), for protocols with
-    a single split. The sizes are numbers of cases for every metric. `own_censoring` takes censoring weights from the
-    test cases instead of the training part, for cases of another cohort with a follow-up of its own. Raises InputError
-    where the predictions break their contract.
+    A metric that the data cannot answer is NaN and `note` says why; `note` is empty otherwise. The sizes are numbers of
+    cases for every metric. `cases` is a digest of the test cases and their outcomes, by which models are known to be
+    scored on the same. `replicates` is the metric in each resample of the test cases (float64 [resample]; None where
+    there is none), drawn alike for all models of the same cases, a case with all its slides.
+
+    Args:
+        kind: "survival" or "classification". slides: the same runs' predictions per slide, with `slide_id`, as of
+        `of_each_slide`; nothing where there are none.
+        own_censoring: take censoring weights from the test cases instead of the training part, for cases of another
+        cohort: they undo how long these patients were followed, which the training cohort does not know.
+        resampled: make replicates, which rest on the test cases of one split being those of all models.
+        anonymous: models do not share their names of cases, so that these are told by their outcomes alone, and are not
+        resampled.
+    Raises InputError where the predictions break their contract.
     """
     check_predictions(predictions, kind)
     if slides is None or slides.empty:
@@ -58,7 +72,7 @@ def score_run(
         check_predictions(slides, kind, unit="slide_id")
         of_slides = dict(list(slides.sort_values(["case_id", "slide_id"]).groupby(["split", "seed"])))
     rows = []
-    # Sorted, so that the bootstrap does not depend on the order of the file
+    # Sorted, so that resamples do not depend on the order of the file
     for (split, seed), run in predictions.sort_values("case_id").groupby(["split", "seed"], sort=True):
         train, test = run[run["part"] == "train"], run[run["part"] == "test"]
         sizes = {
@@ -67,14 +81,15 @@ def score_run(
             "n_train": len(train),
             "n_test": len(test),
             "n_events_test": int((test["event"] == 1).sum()),
+            "cases": _digest(test, anonymous),
         }
-        metrics = (
-            _survival_metrics(test if own_censoring else train, test)
-            if kind == "survival"
-            else _classification_metrics(test)
-        )
-        metrics += _slide_metrics(of_slides.get((split, seed)), kind)
-        rows += [{**sizes, **metric} for metric in metrics]
+        reference = test if own_censoring else train
+        metrics = _survival_metrics(reference, test) if kind == "survival" else _classification_metrics(test)
+        shown = of_slides.get((split, seed))
+        metrics += _slide_metrics(shown, kind)
+        weighing = train if kind == "survival" and not own_censoring else None
+        found = _resample(weighing, test, shown, kind) if resampled and not anonymous else {}
+        rows += [{**sizes, **metric, "replicates": found.get(metric["metric"])} for metric in metrics]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -113,7 +128,7 @@ def _survival_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
             raise Undefined("the model gives no survival curves")
         return np.asarray(test["survival_times"].iloc[0], dtype=np.float64)
 
-    metrics = [
+    return [
         _row("harrell_c", lambda: survival.harrell_c(risk, time, event)),
         _row("uno_c", lambda: survival.uno_c(*reference(), *known, risk)),
         _row("time_auc", lambda: survival.time_dependent_auc(*reference(), *known, risk, times())),
@@ -124,9 +139,6 @@ def _survival_metrics(train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
             ),
         ),
     ]
-    if not metrics[0]["note"]:
-        metrics[0]["case_low"], metrics[0]["case_high"] = bootstrap_c_index(risk, time, event)
-    return metrics
 
 
 def _classification_metrics(test: pd.DataFrame) -> list[dict]:
@@ -151,11 +163,35 @@ def _slide_metrics(slides: pd.DataFrame | None, kind: str) -> list[dict]:
         metrics = _classification_metrics(test)
         return [metric | {"metric": f"slide_{metric['metric']}"} for metric in metrics]
     time, event, risk = (test[name].to_numpy(dtype=np.float64) for name in ("time_days", "event", "risk"))
-    metric = _row("slide_harrell_c", lambda: survival.harrell_c(risk, time, event))
-    if not metric["note"]:
-        case = pd.factorize(test["case_id"])[0]
-        metric["case_low"], metric["case_high"] = bootstrap_c_index(risk, time, event, case)
-    return [metric]
+    return [_row("slide_harrell_c", lambda: survival.harrell_c(risk, time, event))]
+
+
+def _digest(test: pd.DataFrame, anonymous: bool) -> str:
+    """Of the test cases and their outcomes, whatever their order and the types of the columns."""
+    outcome = test[OUTCOME].apply(pd.to_numeric, errors="coerce").astype("float64")
+    named = outcome if anonymous else outcome.assign(case_id=test["case_id"])
+    text = named.sort_values(list(named)).to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _resample(
+    train: pd.DataFrame | None, test: pd.DataFrame, slides: pd.DataFrame | None, kind: str
+) -> dict[str, np.ndarray]:
+    """Replicates of all metrics of one run; `train` gives censoring weights, or if it is None the drawn cases do."""
+    if test.empty:
+        return {}
+    reference = None if train is None else tuple(train[name].to_numpy(np.float64) for name in ("time_days", "event"))
+    counts = draw_counts(len(test))
+    found = replicates(test, kind, counts, reference)
+    slides = slides if slides is None else slides[slides["part"] == "test"]
+    if slides is not None and not slides.empty:
+        slides = slides.assign(survival_times=None)  # there is no metric of slides' curves
+        case = pd.Index(test["case_id"]).get_indexer(slides["case_id"])
+        if (case < 0).any():
+            stray = slides["case_id"].to_numpy()[case < 0][0]
+            raise InputError(f"there is a test slide of the case {stray}, which is no test case")
+        found |= {f"slide_{name}": values for name, values in replicates(slides, kind, counts[:, case]).items()}
+    return found
 
 
 def _row(metric: str, compute: Callable[[], float]) -> dict:

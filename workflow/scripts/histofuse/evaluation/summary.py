@@ -1,11 +1,11 @@
-"""From metrics per split and seed to one estimate, two intervals and one test per row of a table."""
+"""From metrics per split and seed to one estimate, its intervals and one test per row of a table."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from histofuse.evaluation.external import mean_replicates, paired_p_value, percentile_interval
+from histofuse.evaluation.bootstrap import mean_replicates, paired_p_value, percentile_interval
 from histofuse.evaluation.statistics import corrected_half_width, corrected_paired_test, holm, t_half_width
 from histofuse.io import InputError
 
@@ -26,9 +26,14 @@ COLUMNS = [
     "p_value",
     "p_adjusted",
     "note",
+    "test",
     "n_external",
     "scored_on",
 ]
+# What `test` says.
+PAIRED_T = "corrected paired t over splits"
+PAIRED_BOOTSTRAP = "paired bootstrap over cases"
+OTHER_CASES = "not tested: scored on other cases than the reference row"
 
 
 def summarise(metrics: pd.DataFrame, reference: str | None, test_to_train: float | None = None) -> pd.DataFrame:
@@ -36,16 +41,18 @@ def summarise(metrics: pd.DataFrame, reference: str | None, test_to_train: float
 
     `metrics` is the tidy frame of `score_run` plus `row`, `cohort`, `task` and `protocol`. The estimate is
     the mean over splits of the mean over seeds. A split where a seed has no value is left out and counted.
-    `half_width_t` is the papers' interval, `ci_low` and `ci_high` the corrected one, or with a single split
-    the bootstrap interval over cases. `p_value` is the corrected paired test against the row `reference` on
-    the splits both have, `p_adjusted` its Holm adjustment over the other rows of the same metric.
+    `half_width_t` is the papers' interval, `ci_low` and `ci_high` the corrected one over splits. `seed_sd` is the
+    standard deviation over seeds, within splits. `t` and `p_value` are of the corrected paired test against the row
+    `reference` on the splits both have, `p_adjusted` its Holm adjustment over the other rows of the same metric.
     `test_to_train` is n_test/n_train for predictions that came without their training cases; elsewhere the
     sizes in `metrics` are used.
 
-    Rows with `scored_on`, of `score_external`, have models that all saw the same `n_external` cases of that other
-    cohort: `ci_low` and `ci_high` are the bootstrap interval of the estimate over these cases, `half_width_t` is
-    empty, and `p_value` is the bootstrap's on the same resamples, against a reference that was scored on the same
-    cases of the same task (whatever it was trained on), else empty.
+    With a single split, `ci_low` and `ci_high` are the bootstrap interval of the estimate over its test cases, and
+    `p_value` is the bootstrap's on the same resamples; `half_width_t` and `t` are empty. So it is for rows with
+    `scored_on`, whose models all saw the same `n_external` cases of that other cohort: they are tested against a
+    reference that was scored there for the same task, whatever it was trained on.
+
+    `test` says which test it is, or that there is none as the row and the reference were scored on other cases.
     """
     if reference is not None and reference not in set(metrics["row"]):
         reference = None  # the reference itself could not be run: estimates stand, tests do not
@@ -58,15 +65,26 @@ def summarise(metrics: pd.DataFrame, reference: str | None, test_to_train: float
     for (label, metric), splits in per_split.items():
         setting = settings.loc[label].to_dict()
         row = {"row": label, **setting, "metric": metric, **_estimate(splits, test_to_train)}
-        row["t"], row["p_value"] = np.nan, np.nan
+        row |= {"t": np.nan, "p_value": np.nan, "test": ""}
+        shared = bool(setting["scored_on"]) or len(splits) == 1  # all models were scored on the same cases
+        if shared:
+            row["ci_low"], row["ci_high"] = percentile_interval(_replicates(parts[label, metric], splits))
+            row["half_width_t"] = np.nan
         if setting["scored_on"]:
-            row |= _on_external_cases(parts[label, metric], splits)
+            row["n_external"] = int(parts[label, metric]["n_test"].max())
         other = settings.loc[reference].to_dict() if reference not in (None, label) else {}
         if (reference, metric) in per_split and _comparable(setting, other):
-            if setting["scored_on"]:
-                row["p_value"] = _external_test(parts[label, metric], parts[reference, metric])
+            theirs = per_split[reference, metric]
+            if not _same_cases(splits, theirs, shared):
+                row["test"] = OTHER_CASES
+            elif shared:
+                row["p_value"] = paired_p_value(
+                    _replicates(parts[label, metric], splits), _replicates(parts[reference, metric], theirs)
+                )
             else:
-                row["t"], row["p_value"] = _test(splits, per_split[reference, metric], test_to_train)
+                row["t"], row["p_value"] = _test_over_splits(splits, theirs, test_to_train)
+        if np.isfinite(row["p_value"]):
+            row["test"] = PAIRED_BOOTSTRAP if shared else PAIRED_T
         rows.append(row)
     summary = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_adjusted"])
     summary["p_adjusted"] = summary.groupby("metric")["p_value"].transform(lambda p: holm(p.to_numpy()))
@@ -80,21 +98,17 @@ def _comparable(ours: dict, theirs: dict) -> bool:
     return ours == theirs
 
 
-def _on_external_cases(models: pd.DataFrame, splits: pd.DataFrame) -> dict:
-    """What replaces the intervals over splits where all models were scored on the same cases."""
-    low, high = percentile_interval(mean_replicates(_used(models, splits)))
-    return {"half_width_t": np.nan, "ci_low": low, "ci_high": high, "n_external": int(models["n_test"].max())}
+def _same_cases(ours: pd.DataFrame, theirs: pd.DataFrame, shared: bool) -> bool:
+    """Whether the cases are the same: of all models if they share them, else in each split that both have."""
+    if shared:
+        return set(ours["cases"]) == set(theirs["cases"])
+    both = ours[["cases"]].join(theirs["cases"], how="inner", rsuffix="_theirs")
+    return bool((both["cases"] == both["cases_theirs"]).all())
 
 
-def _external_test(models: pd.DataFrame, reference: pd.DataFrame) -> float:
-    ours, theirs = (_used(part, _per_split(part)) for part in (models, reference))
-    if set(ours["cases"]) != set(theirs["cases"]):
-        return np.nan  # replicates of other cases are not paired
-    return paired_p_value(mean_replicates(ours), mean_replicates(theirs))
-
-
-def _used(models: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
-    return models[models["split"].isin(splits.index[splits["value"].notna()])]
+def _replicates(models: pd.DataFrame, splits: pd.DataFrame) -> np.ndarray | None:
+    """Replicates of the mean over the models of those splits that have a value."""
+    return mean_replicates(models[models["split"].isin(splits.index[splits["value"].notna()])])
 
 
 def _refuse_repeats(metrics: pd.DataFrame) -> None:
@@ -116,9 +130,8 @@ def _per_split(part: pd.DataFrame) -> pd.DataFrame:
         n_seeds=("seed", "nunique"),
         n_train=("n_train", "mean"),
         n_test=("n_test", "mean"),
-        case_low=("case_low", "mean"),
-        case_high=("case_high", "mean"),
         note=("note", "max"),
+        cases=("cases", lambda cases: " ".join(sorted(set(cases)))),
     )
     return frame.sort_index()
 
@@ -138,16 +151,16 @@ def _estimate(splits: pd.DataFrame, test_to_train: float | None) -> dict:
         "seed_sd": np.sqrt(used["seed_variance"].mean()) if values.size else np.nan,
         "note": "; ".join(reasons),
     }
-    if values.size == 1:
-        row["ci_low"], row["ci_high"] = used[["case_low", "case_high"]].iloc[0]
-    elif values.size > 1:
+    if values.size > 1:
         half = corrected_half_width(values, _ratio(used, test_to_train))
         # Every metric here lies between 0 and 1; a symmetric interval of few splits can reach past them.
         row["ci_low"], row["ci_high"] = max(row["estimate"] - half, 0.0), min(row["estimate"] + half, 1.0)
     return row
 
 
-def _test(splits: pd.DataFrame, reference: pd.DataFrame, test_to_train: float | None) -> tuple[float, float]:
+def _test_over_splits(
+    splits: pd.DataFrame, reference: pd.DataFrame, test_to_train: float | None
+) -> tuple[float, float]:
     both = splits.join(reference["value"].rename("reference"), how="inner").dropna(subset=["value", "reference"])
     return corrected_paired_test(both["value"] - both["reference"], _ratio(both, test_to_train))
 

@@ -3,7 +3,7 @@
 Conventions: `risk` is higher for those who die earlier; `time` is in one unit throughout (days); `event` is 1
 for a death. Every metric raises `Undefined` with the reason where the data cannot answer. Censoring weights
 (IPCW) come from the cases given as `train_time` and `train_event`: the training part of the same cohort, never the test
-part, except for cases of another cohort, whose censoring their own follow-up alone tells (`evaluation.external`).
+part, except for cases of another cohort, whose censoring their own follow-up alone tells (`evaluation.score`).
 """
 
 from __future__ import annotations

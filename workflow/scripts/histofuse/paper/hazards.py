@@ -20,7 +20,7 @@ def standardise(predictions: pd.DataFrame) -> pd.DataFrame:
 
     A log hazard has no zero of its own and models of different splits have different scales, so that `value` is
     (risk − median) / standard deviation of the run's training risks: above 0 lies the high predicted risk of
-    `figures.risk_groups`. A case has a value for each run that tests it.
+    `kaplan_meier.risk_groups`. A case has a value for each run that tests it.
     """
     check_predictions(predictions, "survival")
     train = predictions[predictions["part"] == "train"].groupby(["split", "seed"])["risk"]

@@ -15,8 +15,9 @@ from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION, set_head
 def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool = False) -> Figure:
     """One `metric` of a table: estimates, the papers' interval (thick) and the corrected one (thin), published figures.
 
-    The interval of a row that was scored on another cohort is dashed. Rows that were not run stay in their place and
-    say so.
+    With a single split the thin one is the bootstrap interval over its test cases; that of a row that was scored on
+    another cohort, over the cases there, is dashed. Rows that were not run stay in their
+    place and say so.
     """
     lines = table[table["metric"] == metric].reset_index(drop=True)
     if lines.empty:
@@ -49,7 +50,7 @@ def _draw_row(axes, place: int, line: pd.Series, simulated: bool) -> None:
     if pd.notna(line["ci_low"]):
         label, style = "Corrected 95 % interval" if line["n_splits"] > 1 else "95 % bootstrap over cases", "-"
         if line["n_external"]:
-            label, style = f"95 % bootstrap over\ncases of {line['scored_on']}", (0, (4, 1.5))
+            label, style = f"95 % bootstrap over\ncases of {line['scored_on_label']}", (0, (4, 1.5))
         axes.plot([line["ci_low"], line["ci_high"]], [place] * 2, color=BLUE, linewidth=1, linestyle=style, label=label)
     if pd.notna(line["half_width_t"]):
         ends = np.clip(line["estimate"] + np.array([-1, 1]) * line["half_width_t"], 0, 1)  # every metric lies between

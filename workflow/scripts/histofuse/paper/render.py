@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from histofuse.evaluation.summary import OTHER_CASES, PAIRED_BOOTSTRAP, PAIRED_T
+from histofuse.paper.latex import escape
+
 METRIC_NAMES = {
     "harrell_c": "Harrell C",
     "uno_c": "Uno C",
@@ -40,16 +43,18 @@ def lay_out(table: pd.DataFrame, notes: Sequence[str] = (), simulated: bool = Fa
     """Arrange a table (columns of `paper.tables`) in the wide form: "estimate ± t (corrected interval)" per
     metric.
 
-    A `*` marks an adjusted p below 0.05; the p-values of the first metric have a column. Rows that were not
-    run, and rows with splits left out, carry the number of a footnote with the reason. Where a row was scored on
-    another cohort, a column says on which each was.
+    A `*` marks an adjusted p below 0.05; the p-values of the first metric have a column. Rows that were not run or not
+    tested, and rows with splits left out, carry the number of a footnote with the reason. Where a row was scored on
+    another cohort, a column says on which each was. Cohorts and tasks stand under their labels where these differ.
     """
     metrics = list(dict.fromkeys(table["metric"]))
     published = table["published"].notna().groupby(table["metric"]).any() & (not simulated)
     tested = table["p_adjusted"].notna().any()
-    table = table.assign(scored_on=table["scored_on"].replace("", None).astype(object).fillna(OWN))
+    empty = {"scored_on": OWN, "scored_on_label": OWN, "test": "", "note": ""}  # NaN where the table was read from CSV
+    table = table.assign(**{key: table[key].replace("", None).astype(object).fillna(empty[key]) for key in empty})
     varying = [key for key in SETTING if table[key].nunique() > 1]
     varying += ["scored_on"] if (table["scored_on"] != OWN).any() else []
+    shown = {key: _shown(table, key) for key in varying}
     reasons: list[str] = []
 
     header = ["Row", *(key.replace("_", " ").capitalize() for key in varying)]
@@ -63,8 +68,8 @@ def lay_out(table: pd.DataFrame, notes: Sequence[str] = (), simulated: bool = Fa
     for label in dict.fromkeys(table["row"]):
         lines = table[table["row"] == label].set_index("metric")
         first = lines.iloc[0]
-        marks = sorted({_footnote(line, reasons) for _, line in lines.iterrows()} - {0})
-        cells = [label + "".join(f" [{mark}]" for mark in marks), *(str(first[key]) for key in varying)]
+        marks = sorted({mark for _, line in lines.iterrows() for mark in _footnotes(line, reasons)})
+        cells = [label + "".join(f" [{mark}]" for mark in marks), *(str(first[shown[key]]) for key in varying)]
         for metric in metrics:
             cells += [_estimate(lines.loc[metric])]
             cells += [_published(lines.loc[metric])] if published[metric] else []
@@ -89,23 +94,24 @@ def to_markdown(layout: Layout, title: str) -> str:
 
 
 def to_latex(layout: Layout, title: str, label: str) -> str:
-    """A `table*` float for booktabs; every text is escaped."""
-    caption = _latex(title + (f". {layout.first}" if layout.first else ""))
+    """A `table*` float for booktabs, scaled down where it is wider than the page; every text is escaped."""
+    caption = escape(title + (f". {layout.first}" if layout.first else ""))
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table*}",
         r"\centering\small",
         rf"\caption{{{caption}}}",
         rf"\label{{tab:{label}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(layout.header) - 1)}}}",
         r"\toprule",
-        " & ".join(map(_latex, layout.header)) + r" \\",
+        " & ".join(map(escape, layout.header)) + r" \\",
         r"\midrule",
-        *(" & ".join(map(_latex, row)) + r" \\" for row in layout.rows),
+        *(" & ".join(map(escape, row)) + r" \\" for row in layout.rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize",
-        *(_latex(note) + r"\par" for note in layout.notes),
+        *(escape(note) + r"\par" for note in layout.notes),
         r"\end{minipage}",
         r"\end{table*}",
     ]
@@ -126,6 +132,13 @@ def to_html(layout: Layout, title: str) -> str:
         f"<thead><tr>{cells('th', layout.header)}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
         f'<ul class="notes">{notes}</ul></section>\n'
     )
+
+
+def _shown(table: pd.DataFrame, key: str) -> str:
+    """The column to be shown for a setting: its labels, unless there are none or two entries share one."""
+    label = f"{key}_label"
+    told = label in table and table[[key, label]].drop_duplicates()[label].is_unique
+    return label if told else key
 
 
 def _estimate(line: pd.Series) -> str:
@@ -154,17 +167,16 @@ def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _footnote(line: pd.Series, reasons: list[str]) -> int:
-    """The number of the footnote that this line needs, 0 for none; new reasons are appended to `reasons`."""
+def _footnotes(line: pd.Series, reasons: list[str]) -> list[int]:
+    """The numbers of the footnotes that this line needs; new reasons are appended to `reasons`."""
     if line["status"] != "run":
-        reason = line["status"][0].upper() + line["status"][1:]
-    elif pd.notna(line["note"]) and line["note"]:
-        reason = f"{METRIC_NAMES.get(line.name, line.name)}: {line['note']}"
+        of_line = [line["status"]]
     else:
-        return 0
-    if reason not in reasons:
-        reasons.append(reason)
-    return reasons.index(reason) + 1
+        of_line = [f"{METRIC_NAMES.get(line.name, line.name)}: {line['note']}"] if line["note"] else []
+        of_line += [line["test"]] if line["test"] == OTHER_CASES else []
+    of_line = [reason[0].upper() + reason[1:] for reason in of_line]
+    reasons += [reason for reason in of_line if reason not in reasons]
+    return [reasons.index(reason) + 1 for reason in of_line]
 
 
 def _legend(table: pd.DataFrame, tested: bool, published: bool) -> list[str]:
@@ -178,10 +190,13 @@ def _legend(table: pd.DataFrame, tested: bool, published: bool) -> list[str]:
             "print it; it treats splits that share cases as independent and is too narrow. In brackets: the 95 % "
             "interval corrected for the overlap of the splits (Nadeau and Bengio)."
         )
-    if (own["n_splits"] == 1).any():
-        legend.append("With a single split, in brackets: the 95 % bootstrap interval over the test cases (Harrell C).")
+    if ((own["n_splits"] == 1) & own["ci_low"].notna()).any():
+        legend.append(
+            "With a single split, the estimate is the mean over seeds. In brackets: its 95 % bootstrap interval over "
+            "the test cases, with the models as they are; how other training cases would change them it does not say."
+        )
     if external.any():
-        cases = run[external].groupby("scored_on")["n_external"].max()
+        cases = run[external].groupby("scored_on_label", sort=False)["n_external"].max()
         legend.append(
             f"Scored on {' and '.join(f'{name} ({n} cases)' for name, n in cases.items())}: the models of the row's "
             "splits and seeds, neither trained nor chosen nor scaled anew, all on the same cases. Estimate: mean over "
@@ -195,30 +210,12 @@ def _legend(table: pd.DataFrame, tested: bool, published: bool) -> list[str]:
         )
     if tested:
         of = repr(table["reference_row"].iloc[0])
-        on_others = external[run["p_adjusted"].notna()].any()
-        test = (
-            f"two-sided bootstrap over the cases, paired with {of} on the same resamples"
-            if on_others
-            else f"corrected paired t-test against {of} on the same splits"
-        )
-        legend.append(f"p: {test}, adjusted by Holm over the rows of a metric. *: adjusted p < 0.05.")
+        said = {
+            PAIRED_T: f"corrected paired t-test against {of} on the same splits",
+            PAIRED_BOOTSTRAP: f"two-sided bootstrap over the cases, paired with {of} on the same resamples",
+        }
+        tests = " or ".join(text for test, text in said.items() if (run["test"] == test).any())
+        legend.append(f"p: {tests}, adjusted by Holm over the rows of a metric. *: adjusted p < 0.05.")
     if published:
         legend.append("Published: the figure and ± that the paper prints, on its own cases and splits.")
     return legend
-
-
-def _latex(text: str) -> str:
-    escapes = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        **{sign: "\\" + sign for sign in "&%$#_{}"},
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "<": "$<$",
-        ">": "$>$",
-        "≥": r"$\geq$",
-        "≤": r"$\leq$",
-        "–": "--",
-    }
-    return "".join(escapes.get(sign, sign) for sign in text)

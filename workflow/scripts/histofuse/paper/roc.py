@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from histofuse.evaluation.predictions import check_predictions
+from histofuse.evaluation.resampling import auc_replicates, draw_counts
 from histofuse.evaluation.summary import SETTING, summarise
 from histofuse.io import InputError
 from histofuse.paper.style import GREY, STYLE, look, set_heading
@@ -35,21 +36,25 @@ def class_curves(predictions: pd.DataFrame, k: int) -> tuple[np.ndarray, pd.Data
     """ROC curves of class `k` against the rest on the test parts: (true-positive rates [split, GRID], areas).
 
     Rates are means over the seeds of a split. The areas are the metrics of `evaluation.summary`, a line per split and
-    seed; where the test part has no case of the class, or none but of it, they are NaN and the split has no curve.
+    seed, with replicates where there is one split; where the test part has no case of the class, or none but of it,
+    they are NaN and the split has no curve.
     """
     curves, areas = [], []
+    one_split = predictions["split"].nunique() == 1
     for split, of_split in predictions.groupby("split"):
         of_seeds = []
         for seed, run in of_split.groupby("seed"):
-            test = run[run["part"] == "test"]
+            test = run[run["part"] == "test"].sort_values("case_id")
             positive = (test["label"] == k).to_numpy(dtype=bool)
             sizes = {"n_train": int((run["part"] == "train").sum()), "n_test": len(test)}
-            line = {"split": split, "seed": seed, **sizes, "case_low": np.nan, "case_high": np.nan}
+            line = {"split": split, "seed": seed, **sizes, "cases": "", "replicates": None}
             if positive.all() or not positive.any():
                 areas.append(line | {"value": np.nan, "note": f"one class only in split {split}"})
                 continue
-            x, y = roc_curve(positive, [row[k] for row in test["probabilities"]])
-            areas.append(line | {"value": float(np.trapezoid(y, x)), "note": ""})
+            score = np.array([row[k] for row in test["probabilities"]])
+            x, y = roc_curve(positive, score)
+            resampled = auc_replicates(positive, score, draw_counts(len(test))) if one_split else None
+            areas.append(line | {"value": float(np.trapezoid(y, x)), "note": "", "replicates": resampled})
             of_seeds.append(np.interp(GRID, x, y))  # at a step, its upper end
         if of_seeds:
             curves.append(np.mean(of_seeds, axis=0))
@@ -59,7 +64,8 @@ def class_curves(predictions: pd.DataFrame, k: int) -> tuple[np.ndarray, pd.Data
 def roc_figure(predictions: Mapping[str, pd.DataFrame], classes: Sequence[str], title: str) -> Figure:
     """A panel per class, a curve per model (the keys): the mean over splits, with a band of one standard deviation.
 
-    The legend gives the mean area under the curve of each model and its corrected 95 % interval, as tables do.
+    The legend gives the mean area under the curve of each model and its 95 % interval as tables do: corrected for the
+    overlap of the splits, or with a single split of a bootstrap over its test cases.
     """
     for label, frame in predictions.items():
         check_predictions(frame, "classification")

@@ -28,19 +28,26 @@ COLUMNS = [
     "half_width_t",
     "status",
     "note",
+    "seed_sd",
+    "t",
+    "test",
+    "cohort_label",
+    "task_label",
+    "scored_on_label",
     "n_external",
     "scored_on",
 ]
 PUBLISHED_COLUMNS = ["table", "row", "cohort", "task", "metric", "published", "published_ci", "note"]
-MEASURED = ["estimate", "ci_low", "ci_high", "half_width_t", "p_value", "p_adjusted", "n_external"]
+MEASURED = ["estimate", "ci_low", "ci_high", "half_width_t", "p_value", "p_adjusted", "seed_sd", "t", "test"]
+COUNTS = ["n_splits", "n_seeds", "n_external"]
 
 
 def summarise_rows(entry: dict, metrics: pd.DataFrame) -> pd.DataFrame:
     """Summary (columns of `evaluation.summary`) of the rows of a table `entry` that have runs in `metrics`.
 
     `metrics` is the concatenation of all metrics files of the table; each row takes those of its own cohort,
-    task, protocol, model and `scored_on`, and of its `seeds` if it or the entry names any. Rows without runs are
-    absent from the summary.
+    task, protocol, model and `scored_on`, and of its `seeds` unless these are None (released predictions have a seed
+    of their own). Rows without runs are absent from the summary.
     """
     parts = [_of_row(row, entry["metrics"], metrics).assign(row=row["label"]) for row in table_rows(entry)]
     chosen = pd.concat(parts, ignore_index=True)
@@ -54,6 +61,7 @@ def build_table(
     unavailable: dict[str, str] | None = None,
     name: str = "",
     simulated: bool = False,
+    labels: dict[str, dict[str, str]] | None = None,
 ) -> pd.DataFrame:
     """The table of `entry` with the columns COLUMNS: one line per row and metric, in the order of the entry.
 
@@ -62,9 +70,11 @@ def build_table(
     has neither runs nor a reason raises InputError, as does a published name that the papers' figures lack.
     `status` is "run" or "not run: <reason>"; `note` counts splits without a value. For a `simulated` cohort
     the published figures are left out. `scored_on` is the other cohort whose `n_external` cases a row was scored on,
-    and empty in rows that were scored on the test parts of their own.
+    and empty in rows that were scored on the test parts of their own. `labels` holds what readers are shown of a
+    `cohort` and a `task` instead of its name, which stands in the columns `…_label`.
     """
     unavailable = unavailable or {}
+    of_cohorts, of_tasks = ((labels or {}).get(key, {}) for key in ("cohort", "task"))
     figures = None if simulated else published
     measured = summary.set_index(["row", "metric"])
     lines = []
@@ -84,11 +94,13 @@ def build_table(
             line |= _published_figure(figures, row, metric, name)
             line["reference_row"] = entry.get("reference_row", "")
             line["scored_on"] = row["scored_on"]
+            line["cohort_label"] = of_cohorts.get(row["cohort"], row["cohort"])
+            line["task_label"] = of_tasks.get(row["task"], row["task"])
+            line["scored_on_label"] = of_cohorts.get(row["scored_on"], row["scored_on"])
             lines.append(line)
     table = pd.DataFrame(lines).reindex(columns=COLUMNS)
-    counts = ["n_splits", "n_seeds", "n_external"]
-    table[counts] = table[counts].fillna(0).astype("int64")
-    table["note"] = table["note"].fillna("")
+    table[COUNTS] = table[COUNTS].fillna(0).astype("int64")
+    table[["note", "test"]] = table[["note", "test"]].fillna("")
     return table
 
 
@@ -141,7 +153,7 @@ def _of_row(row: dict, names: list[str], metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(result: pd.Series) -> dict:
-    line = {key: result[key] for key in [*MEASURED, "n_splits", "n_seeds"]}
+    line = {key: result[key] for key in [*MEASURED, *COUNTS]}
     line["status"] = "run"
     if result["n_splits_left_out"]:
         total = result["n_splits"] + result["n_splits_left_out"]
