@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from histofuse.slides import stream
 from histofuse.slides.reader import SlideError, open_slide
 from histofuse.slides.stain import StainMap, load_target
 from histofuse.slides.stream import BAND_TILES, Readers, stream_tiles
@@ -91,9 +92,30 @@ def test_damage_is_named_without_a_traceback_and_the_next_slide_is_read(write_sl
         assert len(all_tiles(slide, good, grid(slide, 64), 64, 0.5, readers)) == 256
 
 
-def test_a_process_that_dies_costs_one_slide(write_slide):
+def read_or_die(number, dies_at, flag):
+    """The number; at `dies_at` the process dies, as if it was killed, unless one did before."""
+    if number == dies_at and not flag.exists():
+        flag.touch()
+        os._exit(1)
+    return number
+
+
+def test_a_process_that_dies_costs_nothing(tmp_path):
+    calls = [(number, 7, tmp_path / "died") for number in range(12)]
+    with Readers(1) as readers:
+        assert list(readers.map(read_or_die, calls)) == list(range(12))
+        assert (tmp_path / "died").exists()
+
+
+def test_processes_that_die_again_fail_the_job_and_not_the_slide(write_slide, monkeypatch):
+    """Who killed them is not known; the slide would be missing for good."""
     path = write_slide()
     with open_slide(path) as slide, Readers(1) as readers:
-        with pytest.raises(SlideError, match="a process that read it died"):
-            list(readers.map(os._exit, [(1,)]))
+        with monkeypatch.context() as patch:
+            patch.setattr(stream, "_read_band", os._exit)
+            patch.setattr(stream, "_cut", lambda _: [0])
+            patch.setattr(Readers, "map", lambda self, exit, _, map=Readers.map: map(self, exit, [(1,)]))
+            with pytest.raises(RuntimeError, match=r"S1\.svs: the processes that read it died twice") as caught:
+                all_tiles(slide, path, grid(slide, 64), 64, 0.5, readers)
+        assert not isinstance(caught.value, SlideError)
         assert len(all_tiles(slide, path, grid(slide, 64), 64, 0.5, readers)) == 256

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.io import InputError, atomic, progress, read_table, write_table
+from histofuse.slides.machine import of_the_machine
 
 TILE_DTYPE, COORDS_DTYPE = np.dtype("<f2"), np.dtype("<i4")
 # Stands for coordinates and sides of tiles that a file does not tell.
@@ -129,6 +130,8 @@ def _from_hdf5(path: Path) -> Features:
             coords = file["coords"][()] if "coords" in file else None
             side = file["coords"].attrs.get("patch_size_level0", UNKNOWN) if "coords" in file else UNKNOWN
     except (OSError, KeyError, RuntimeError) as error:
+        if of_the_machine(error):
+            raise
         raise InputError(f"{path}: cannot be read as HDF5 with a dataset 'features' ({error})") from error
     values = _checked(path, values)
     return Features(values, _checked_coords(path, coords, len(values)), _whole_number(side), weights)
@@ -140,6 +143,8 @@ def _from_tensor(path: Path) -> Features:
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each kind of damage raises its own
+        if of_the_machine(error):
+            raise
         raise InputError(f"{path}: cannot be read as a saved tensor ({error})") from error
     if not isinstance(tensor, torch.Tensor):
         raise InputError(f"{path}: holds {type(tensor).__name__}, not a tensor of features")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
+from histofuse.slides.machine import of_the_machine
 from histofuse.slides.reader_resolution import resolution
 from histofuse.slides.reader_slide import Level, Slide, SlideError
 
@@ -35,6 +36,8 @@ class ImageSlide(Slide):
         try:
             image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
         except pyvips.Error as error:
+            if of_the_machine(error):
+                raise
             raise SlideError(f"cannot be opened: damaged, or not an image ({_first_line(error)})") from error
         whole = image.width * image.height * image.bands * 2
         if image.get_typeof("interlaced") and image.get("interlaced") and whole > WHOLE_IMAGE_BYTES:
@@ -63,6 +66,8 @@ class ImageSlide(Slide):
                 pixels = region.fetch(0, top, grid.width, height)
                 yield index, np.frombuffer(pixels, np.uint8).reshape(height, grid.width, 3)
         except pyvips.Error as error:
+            if of_the_machine(error):
+                raise
             raise SlideError(f"damaged: cannot be read at x=0, y={top} ({_first_line(error)})") from error
 
 

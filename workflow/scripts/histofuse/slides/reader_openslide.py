@@ -9,6 +9,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from histofuse.slides.machine import of_the_machine
 from histofuse.slides.reader_resolution import Stated, number, resolution
 from histofuse.slides.reader_slide import Level, Slide, SlideError
 
@@ -24,6 +25,8 @@ class OpenSlideSlide(Slide):
         try:
             self._handle = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
+            if of_the_machine(error):
+                raise
             raise SlideError(f"cannot be opened: damaged, cut short, or not a slide ({error})") from error
         try:
             properties = self._handle.properties
@@ -51,6 +54,8 @@ class OpenSlideSlide(Slide):
             try:
                 region = self._handle.read_region((x, y), level, size)
             except openslide.OpenSlideError as error:
+                if of_the_machine(error):
+                    raise
                 raise SlideError(f"damaged: cannot be read at x={x}, y={y} ({error})") from error
             yield index, _on_white(region)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyvips
 import tifffile
 
+from histofuse.slides.machine import of_the_machine
 from histofuse.slides.reader_resolution import UM_PER_RESOLUTION_UNIT, Stated, number, resolution
 from histofuse.slides.reader_slide import Level, Slide, SlideError
 
@@ -64,6 +65,8 @@ class TiffSlide(Slide):
         except (SlideError, Unsupported):
             raise
         except Exception as error:  # whatever tifffile meets in a damaged directory
+            if of_the_machine(error):
+                raise
             raise Unsupported(f"{type(error).__name__}: {error}") from error
         levels = [
             Level(p.width, p.height, (self._pages[0].width / p.width + self._pages[0].height / p.height) / 2, *p.piece)
@@ -81,6 +84,8 @@ class TiffSlide(Slide):
             try:
                 yield index, page.decode(self._file, index)
             except Exception as error:  # codecs have each their own
+                if of_the_machine(error):
+                    raise
                 row, column = divmod(index, grid.columns)
                 x, y = (round(n * grid.downsample) for n in (column * grid.piece_width, row * grid.piece_height))
                 raise SlideError(f"damaged: cannot be read at x={x}, y={y} ({' '.join(str(error).split())})") from error
@@ -196,9 +201,14 @@ class _Page:
 
 
 def _read(file: int, offset: int, count: int) -> bytes:
+    # A damaged directory may say more than there is memory for.
+    if (beyond := offset + count - os.fstat(file).st_size) > 0:
+        raise ValueError(f"the file ends {beyond} bytes too early")
+    if count > 2 * PIECE_BYTES:
+        raise ValueError(f"a piece of {count} bytes")
     data = os.pread(file, count, offset)
     if len(data) < count:
-        raise ValueError(f"the file ends {count - len(data)} bytes too early")
+        raise ValueError(f"{len(data)} of {count} bytes could be read")
     return data
 
 

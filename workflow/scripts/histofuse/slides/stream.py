@@ -14,7 +14,7 @@ import torch
 import torch.multiprocessing
 
 from histofuse.slides.normalise import normaliser
-from histofuse.slides.reader import Slide, SlideError, open_slide
+from histofuse.slides.reader import Slide, open_slide
 from histofuse.slides.stain import Stains
 
 # Tiles that a process reads at a time: whole rows of the grid, so that neighbours share what is decoded.
@@ -46,7 +46,24 @@ class Readers:
             self._pool = None
 
     def map(self, function: Callable, arguments: list[tuple]) -> Iterator:
-        """Results in order; at most BANDS_AHEAD calls per process are under way or waiting to be taken."""
+        """Results in order; at most BANDS_AHEAD calls per process are under way or waiting to be taken.
+
+        When a process dies, fresh ones go on from the first call without a result; when one dies again,
+        BrokenProcessPool is raised.
+        """
+        done = 0
+        for last in (False, True):
+            try:
+                for result in self._ahead(function, arguments[done:]):
+                    done += 1
+                    yield result
+                return
+            except BrokenProcessPool:
+                self._stop()
+                if last:
+                    raise
+
+    def _ahead(self, function: Callable, arguments: list[tuple]) -> Iterator:
         if self._pool is None:
             context = torch.multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([__name__])
@@ -59,9 +76,6 @@ class Readers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            self._stop()
-            raise SlideError("a process that read it died (out of memory?); see the log") from error
         finally:
             for call in waiting:
                 call.cancel()
@@ -84,14 +98,22 @@ def stream_tiles(
     normalised (see `normalise.normaliser`). Without processes in `readers` the tiles are read here, as they are
     asked for. They are the same either way.
 
-    Raises SlideError when the slide is damaged where a tile lies.
+    Raises SlideError when the slide is damaged where a tile lies, and RuntimeError when processes that read it died
+    twice: more often they were killed, or out of memory, than it is the slide's fault. So the job fails, and can be
+    run again.
     """
     if readers.processes == 0:
         yield from _in_order(slide, coords, size_px, mpp, normaliser(stains, options))
         return
     calls = [(str(path), slide.mpp, band, size_px, mpp, stains, options) for band in _cut(coords)]
-    for tiles in readers.map(_read_band, calls):
-        yield tiles.numpy()
+    try:
+        for tiles in readers.map(_read_band, calls):
+            yield tiles.numpy()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"{path}: the processes that read it died twice (out of memory?); give the job more memory or fewer "
+            "threads. If it is always this slide, take it out of the manifest"
+        ) from error
 
 
 def _in_order(
