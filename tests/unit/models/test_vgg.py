@@ -78,9 +78,7 @@ def test_pathomic_fusions_network_has_its_number_of_parameters():
 
 
 def test_a_random_stack_is_not_frozen(weights):
-    with pytest.raises(
-        InputError, match=r"params: checkpoint: frozen convolutions need a file of weights .*frozen: fa"
-    ):
+    with pytest.raises(InputError, match=r"params: checkpoint: frozen convolutions need a file .*frozen: false"):
         VGG(**TINY)
     assert parameters(VGG(checkpoint=weights, **TINY).stack) == 0
     assert parameters(VGG(frozen=False, **TINY).stack, trained=False) == 0

@@ -46,8 +46,8 @@ class VGGFeatures(nn.Module):
             raise InputError(f"params: bn_mode: {bn_mode!r} is not one of eval, train")
         if frozen and checkpoint is None:
             raise InputError(
-                "params: checkpoint: frozen convolutions need a file of weights (config/pretrained.tsv says where one is "
-                "to be had); or train them from a random start: frozen: false"
+                "params: checkpoint: frozen convolutions need a file of weights (config/pretrained.tsv says where to "
+                "get one); or train them from a random start: frozen: false"
             )
         layers, before = [], 3
         for channels, convolutions in stages:
