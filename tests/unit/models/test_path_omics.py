@@ -82,14 +82,14 @@ def test_every_parameter_gets_a_gradient_and_every_input_matters():
 
 
 def test_size_at_the_published_settings():
-    """1024-d tiles, nine groups, 4 intervals: by layers."""
-    groups = {f"group{k}": (100,) for k in range(9)}
+    """1024-d tiles, the entry's six families of genes and the alterations, 4 intervals: by layers."""
+    groups = {f"group{k}": (100,) for k in range(7)}
     with torch.device("meta"):
         model = PathOmics({"tiles": (1024,)} | groups, 4)
     attention = 2 * 257 * 256 + 257
     transformer = 2 * (4 * 257 * 256 + 257 * 512 + 513 * 256 + 4 * 256)
     pooling = transformer + attention + 257 * 256
-    expected = 1024 * 256 + attention + 9 * (101 * 256 + 257 * 256) + 2 * pooling + 513 * 256 + 257 * 256 + 257 * 4
+    expected = 1024 * 256 + attention + 7 * (101 * 256 + 257 * 256) + 2 * pooling + 513 * 256 + 257 * 256 + 257 * 4
     assert sum(p.numel() for p in model.parameters()) == expected
 
 

@@ -50,6 +50,21 @@ def test_path_gptomic_is_trained_with_modulation(split, tmp_path, precision):
     assert history[["c_genomic", "c_image"]].stack().between(0, 1).all()
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_path_gptomic_learns_from_vectors_of_length_one(split, tmp_path, optimiser):
+    """Not z-scored but times √width, as experiments 2 and 3 give scGPT's own vectors to MLP-B."""
+    rng = np.random.default_rng(1)
+    case = pd.factorize(split.rows["case_id"])[0]
+    split.blocks["alterations"] = rng.normal(size=(24, 6))[case].astype(np.float32)
+    vectors = np.column_stack([-np.log(split.target.time), 1 + 0.1 * rng.normal(size=(24, 8))[case]])
+    split.blocks["scgpt"] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    entry = {"params": {"image": T2T, "scale_embedding": True}, "training": TRAINING | {"epochs": 40, "modulation": {}}}
+    entry["training"] |= {"optimiser": optimiser, "lr": 0.05 if optimiser == "sgd" else 0.005}
+    history = run(PathGPTOmic, entry, SURVIVAL, split, job(tmp_path)).history
+    assert history["loss"][-3:].mean() < history["loss"][:3].mean() - 0.3
+    assert history["c_genomic"].iloc[-1] > 0.8
+
+
 def test_an_interrupted_modulated_run_on_regions_goes_on_to_the_same_bits(split, tmp_path, monkeypatch):
     entry = {"params": {"image": T2T}, "training": TRAINING | {"modulation": {"ema": 0.5}}}
     whole = run(PathGPTOmic, entry, SURVIVAL, split, job(tmp_path, "whole.pt"))
