@@ -163,7 +163,7 @@ def test_l1_and_clipping_change_the_steps(split, tmp_path):
 
 
 def test_rates_rise_in_the_warm_up_and_are_stepped_at_every_batch(split, tmp_path, monkeypatch):
-    """Four epochs of three batches, one of them of warm-up: 1/6, 1/2, 5/6 of the rate, then a cosine over the others."""
+    """Four epochs of three batches, the first of warm-up: 1/6, 1/2, 5/6 of the rate, then a cosine over the others."""
     rates, step = [], torch.optim.SGD.step
     monkeypatch.setattr(
         torch.optim.SGD, "step", lambda self, *a: (rates.append(self.param_groups[0]["lr"]), step(self, *a))
