@@ -1,4 +1,5 @@
-"""Cases. Takes: receipts of clinical files. Gives: cases.parquet, splits/{protocol}.parquet, populations/{task}.parquet."""
+"""Cases. Takes: receipts of clinical files. Gives: cases.parquet, splits/{protocol}.parquet, populations/{task}.parquet.
+Cases without a follow-up are in excluded_cases.tsv and in the table: survival tasks alone set them aside."""
 
 
 rule cases:

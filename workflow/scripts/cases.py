@@ -1,4 +1,4 @@
-"""Build the case table of a cohort and set aside the cases without a usable follow-up."""
+"""Build the case table of a cohort and list the cases without a usable follow-up."""
 
 import json
 from pathlib import Path
@@ -41,6 +41,6 @@ else:
     frame = with_defaults(frame, source=source)
 
 cases, excluded = check_cases(frame, snakemake.output.cases)
-print(f"{len(cases)} cases, {int(cases['event'].sum())} deaths; {len(excluded)} set aside")
+print(f"{len(cases)} cases, {int(cases['event'].sum())} deaths; {len(excluded)} without follow-up")
 write_table(cases, snakemake.output.cases)
 write_table(excluded, snakemake.output.excluded)

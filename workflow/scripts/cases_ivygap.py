@@ -18,6 +18,8 @@ frame, later = cases_from_ivygap(read_details(clinical), expressed, clinical, ma
 print(f"{clinical} does not say who died: all {frame['time_days'].notna().sum()} recorded survivals count as deaths")
 frame = with_defaults(frame, source=snakemake.params.settings["source"])
 cases, excluded = check_cases(frame, snakemake.output.cases)
-print(f"{len(cases)} cases; {len(excluded)} set aside, and {len(later)} later tumours of the same patients")
+print(
+    f"{len(cases)} cases, {len(excluded)} without follow-up; {len(later)} later tumours of the same patients set aside"
+)
 write_table(cases, snakemake.output.cases)
 write_table(pd.concat([excluded.astype(object), later.astype(object)], ignore_index=True), snakemake.output.excluded)

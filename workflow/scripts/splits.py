@@ -13,7 +13,7 @@ if protocol["kind"] == "given":
     receipts = [read_table(path, dtype=str, keep_default_na=False) for path in snakemake.input.receipts]
     receipt = pd.concat(receipts, ignore_index=True)
     set_aside = read_table(snakemake.input.excluded, dtype=str)["case_id"]
-    splits = read_given(given_files(receipt, protocol["name"]), set(set_aside))
+    splits = read_given(given_files(receipt, protocol["name"]), set(set_aside) - set(cases["case_id"]))
     check_splits(splits, cases)
 else:
     splits = draw(cases, protocol)

@@ -1,4 +1,4 @@
-"""The case contract: what is set aside, and what is refused."""
+"""The case contract: who has no follow-up, and what is refused."""
 
 import numpy as np
 import pandas as pd
@@ -44,10 +44,15 @@ def test_a_good_table_is_typed_sorted_and_survives_the_disk(tmp_path):
         ({"event": [1, 0, None]}, "unknown whether the patient died"),
     ],
 )
-def test_cases_without_follow_up_are_set_aside(changes, reason):
-    cases, excluded = check_cases(table(**changes), "t")
-    assert cases["case_id"].tolist() == ["A", "B"]
-    assert excluded.to_dict("records") == [{"case_id": "C", "reason": reason}]
+def test_cases_without_follow_up_stay_without_an_outcome(changes, reason, tmp_path):
+    cases, unfollowed = check_cases(table(**changes), "t")
+    assert cases["case_id"].tolist() == ["A", "B", "C"]
+    assert cases[["time_days", "event"]].isna().to_numpy().tolist() == [[False] * 2, [False] * 2, [True] * 2]
+    assert cases["grade"].tolist()[2] == 4
+    assert cases.dtypes.astype(str).to_dict() == TYPES
+    assert unfollowed.to_dict("records") == [{"case_id": "C", "reason": reason}]
+    write_table(cases, tmp_path / "cases.parquet")
+    pd.testing.assert_frame_equal(read_cases(tmp_path / "cases.parquet"), cases)
 
 
 @pytest.mark.parametrize(

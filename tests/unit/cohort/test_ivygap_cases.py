@@ -35,15 +35,16 @@ def details(**changes):
 def test_a_recorded_survival_is_a_death():
     frame, later = cases_from_ivygap(details(), {"W1-1-2"}, "t")
     cases, excluded = check_cases(with_defaults(frame, source="ivygap"), "t")
-    assert cases["case_id"].tolist() == ["W1-1-2", "W22-1-1"]
-    assert cases["time_days"].tolist() == [105, 12]
-    assert cases["event"].tolist() == [1, 1]
-    assert cases["age"].tolist()[0] == 66
-    assert np.isnan(cases["age"].iloc[1])
-    assert cases["diagnosis"].tolist() == ["glioblastoma"] * 2
-    assert cases["grade"].tolist() == [4, 4]
+    assert cases["case_id"].tolist() == ["W1-1-2", "W10-1-1", "W22-1-1"]
+    assert cases.loc[[0, 2], "time_days"].tolist() == [105, 12]
+    assert cases.loc[[0, 2], "event"].tolist() == [1, 1]
+    assert cases.loc[1, ["time_days", "event"]].isna().all()
+    assert cases["age"].tolist()[:2] == [66, 44]
+    assert np.isnan(cases["age"].iloc[2])
+    assert cases["diagnosis"].tolist() == ["glioblastoma"] * 3
+    assert cases["grade"].tolist() == [4, 4, 4]
     assert cases[["idh", "codel_1p19q", "sex"]].isna().all(axis=None)
-    assert cases["has_expression"].tolist() == [True, False]
+    assert cases["has_expression"].tolist() == [True, False, False]
     assert excluded.to_dict("records") == [{"case_id": "W10-1-1", "reason": "no follow-up time"}]
     assert later.to_dict("records") == [{"case_id": "W22-2-1", "reason": "a later tumour of the patient of W22-1-1"}]
 
@@ -67,8 +68,8 @@ def test_images_belong_to_their_tumour():
     )
     frame, later = cases_from_ivygap(details(), {"W1-1-2"}, "t", manifest)
     cases, _ = check_cases(with_defaults(frame, source="ivygap"), "t")
-    assert cases["slides"].tolist() == [["W1-1-2-A.1.01_9", "W1-1-2-B.1.02_8"], []]
-    assert cases["has_slides"].tolist() == [True, False]
+    assert cases["slides"].tolist() == [["W1-1-2-A.1.01_9", "W1-1-2-B.1.02_8"], [], []]
+    assert cases["has_slides"].tolist() == [True, False, False]
     assert later["case_id"].tolist() == ["W22-2-1"]  # its image goes with it
     none, _ = cases_from_ivygap(details(), {"W1-1-2"}, "t", manifest[manifest["kind"] != "slide"])
     assert not none["has_slides"].any()
@@ -102,10 +103,11 @@ def test_the_real_tables():
     assert later["case_id"].tolist() == ["W22-2-1"]
     assert len(frame) == 41
     cases, excluded = check_cases(with_defaults(frame, source="ivygap"), SUB_BLOCKS)
-    assert (len(cases), len(excluded)) == (32, 9)
-    assert cases["has_expression"].sum() == 29
-    assert cases["age"].notna().all()
-    assert cases["time_days"].between(62, 1293).all()
+    assert (len(cases), len(excluded)) == (41, 9)
+    followed = cases[cases["event"].notna()]
+    assert (len(followed), followed["has_expression"].sum(), cases["has_expression"].sum()) == (32, 29, 36)
+    assert followed["age"].notna().all()
+    assert followed["time_days"].between(62, 1293).all()
     # The same survival is in the table of samples, with decimals.
     again, _ = cases_from_ivygap(samples, expressed, SAMPLES)
     again, _ = check_cases(with_defaults(again, source="ivygap"), SAMPLES)

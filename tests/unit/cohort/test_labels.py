@@ -1,5 +1,6 @@
 """Diagnosis rules, class indices and populations."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -91,6 +92,19 @@ def test_cases_that_are_only_scored_may_lack_a_class():
     assert set(frame["label"]) == {1}
     with pytest.raises(InputError, match="class 'none' of diagnosis has no case"):
         population(cases(), task, {})
+
+
+def test_survival_alone_needs_a_follow_up():
+    lost = cases().assign(time_days=[4.0, np.nan, 2.0, 3.0], event=pd.array([1, None, 1, 0], "Int8"))
+    frame, excluded = population(lost, {"kind": "survival"}, {"expression": {"A", "B", "D"}})
+    assert frame["case_id"].tolist() == ["B", "D"]
+    assert excluded.to_dict("list") == {"case_id": ["A", "C"], "reason": ["no follow-up", "no expression"]}
+    task = {"kind": "classification", "column": "diagnosis", "classes": {"low": ["ODG"], "high": ["GBM"]}}
+    frame, _ = population(lost, task, {"expression": {"A", "B", "D"}})
+    assert frame["case_id"].tolist() == ["A", "D"]
+    assert frame[["time_days", "event"]].isna().any(axis=1).tolist() == [True, False]
+    with pytest.raises(InputError, match="no case has all of expression and a follow-up"):
+        population(lost, {"kind": "survival"}, {"expression": {"A"}})
 
 
 def test_survival_needs_no_label():

@@ -121,6 +121,35 @@ def test_what_is_rare_in_a_cohort_is_drawn_together():
     assert set(strata_of(cases)[cases["source"] == "tiny"]) == {"0/rare", "1/rare"}
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_cases_without_follow_up_are_in_every_split_and_move_no_other(protocol):
+    cases = cohort()
+    lost = cohort(23, seed=5).assign(event=pd.array([None] * 23, "Int8"))
+    lost["case_id"] = "L" + lost["case_id"]
+    every = pd.concat([lost, cases], ignore_index=True)
+    splits = draw(every, protocol)
+    others = splits[~splits["case_id"].isin(lost["case_id"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, draw(cases, protocol))
+    sizes = (
+        splits[splits["case_id"].isin(lost["case_id"])].groupby("split")["part"].value_counts().unstack(fill_value=0)
+    )
+    assert (sizes.sum(axis=1) == 23).all()
+    test = 1 / protocol["n_splits"] if protocol["kind"] == "kfold" else protocol["test"]
+    assert (sizes["test"] - test * 23).abs().max() < 1
+    if protocol.get("val"):
+        assert (sizes["val"] == round(protocol["val"] * 23)).all()
+    cut = inner(splits, every, 0.2, seed=1)
+    assert cut["case_id"].isin(lost["case_id"]).any()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_case_without_follow_up_has_a_part(protocol):
+    every = cohort().assign(event=lambda cases: cases["event"].where(cases["case_id"] != "C-0007"))
+    splits = draw(every, protocol | {"test": 0.6} if "test" in protocol else protocol)
+    assert splits.loc[splits["case_id"] == "C-0007", "part"].isin(["train", "val", "test"]).all()
+    assert (splits["case_id"] == "C-0007").sum() == protocol.get("n_splits", 1)
+
+
 def test_the_source_of_a_cohort_of_one_changes_nothing():
     cases = cohort()
     for protocol in PROTOCOLS:
@@ -168,7 +197,7 @@ def test_leaks_and_hopeless_parts_are_refused():
         with pytest.raises(InputError, match=message):
             check_splits(frame(*good, extra), cases)
     censored = [(0, "A", "train"), (0, "C", "train"), (0, "B", "test"), (0, "D", "test")]
-    with pytest.raises(InputError, match="split 0: all 2 cases of the test part are censored"):
+    with pytest.raises(InputError, match="split 0: all 2 cases of the test part are censored or not followed up"):
         check_splits(frame(*censored), cases)
 
 

@@ -75,7 +75,8 @@ def test_the_cases_meet_the_contract(tmp_path):
     table = read_table_zip(zipped(kirc_like(censorship=[0, 1, 1, np.nan]), tmp_path / "t.zip"))
     frame = with_defaults(table.cases, source="t", has_expression=True, has_alterations=True, has_slides=False)
     cases, excluded = check_cases(frame, "t")
-    assert cases["case_id"].tolist() == ["K-1", "K-2"]
+    assert cases["case_id"].tolist() == ["K-1", "K-2", "K-3"]
+    assert cases["event"].isna().tolist() == [False, False, True]
     assert excluded["case_id"].tolist() == ["K-3"]
 
 

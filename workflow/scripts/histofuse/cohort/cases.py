@@ -12,8 +12,8 @@ from histofuse.io import InputError, read_table
 TYPES = {
     "case_id": "string",
     "source": "string",  # the cohort's kind of source
-    "time_days": "float64",  # from diagnosis to death or last contact
-    "event": "Int8",  # 1 = died, 0 = censored
+    "time_days": "float64",  # from diagnosis to death or last contact; missing without a usable follow-up
+    "event": "Int8",  # 1 = died, 0 = censored; missing where the time is
     "age": "float64",  # at diagnosis, years
     "sex": "string",
     "diagnosis": "string",
@@ -34,12 +34,13 @@ _VALUES = {
 
 
 def check_cases(frame: pd.DataFrame, where: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Check a case table and set aside the cases that survival analysis cannot use.
+    """Check a case table and find the cases that survival analysis cannot use.
 
-    Returns `(cases, excluded)`: the contract's columns in order and type, sorted by case_id, and a frame
-    `case_id, reason` of the cases without follow-up. Raises InputError naming the case when the table itself
-    is wrong: a missing column, a case twice, a value that the contract does not know, or no case left.
-    `where` is only named.
+    Returns `(cases, unfollowed)`: the contract's columns in order and type, sorted by case_id, and a frame
+    `case_id, reason` of the cases without a usable follow-up. These stay among the cases, with neither time nor event:
+    what a slide or a gene tells of a diagnosis does not depend on it, and survival tasks set them aside
+    (`labels.population`). Raises InputError naming the case when the table itself is wrong: a missing column, a case
+    twice, a value that the contract does not know, or no case with a follow-up. `where` is only named.
     """
     missing = [column for column in TYPES if column not in frame]
     if missing:
@@ -50,11 +51,12 @@ def check_cases(frame: pd.DataFrame, where: str | Path) -> tuple[pd.DataFrame, p
         frame[column] = _typed(frame, column, kind, where)
     frame = frame.sort_values("case_id", ignore_index=True)
     reasons = _reasons(frame)
-    excluded = pd.DataFrame({"case_id": frame["case_id"], "reason": reasons})[reasons != ""]
-    cases = frame[reasons == ""].reset_index(drop=True)
-    if cases.empty:
-        raise InputError(f"{where}: no case has a usable follow-up ({len(excluded)} were set aside)")
-    return cases, excluded.reset_index(drop=True)
+    lacking = reasons != ""
+    if lacking.all():
+        raise InputError(f"{where}: no case has a usable follow-up ({len(frame)} have none)")
+    unfollowed = pd.DataFrame({"case_id": frame["case_id"], "reason": reasons})[lacking]
+    frame.loc[lacking, ["time_days", "event"]] = [np.nan, pd.NA]
+    return frame, unfollowed.reset_index(drop=True)
 
 
 def read_cases(path: str | Path) -> pd.DataFrame:
@@ -121,7 +123,7 @@ def _typed(frame: pd.DataFrame, column: str, kind: str, where: str | Path) -> pd
 
 
 def _reasons(frame: pd.DataFrame) -> pd.Series:
-    """Why a case is set aside; "" for the others."""
+    """Why a case has no usable follow-up; "" for the others."""
     time = frame["time_days"]
     reasons = pd.Series("", index=frame.index)
     reasons[time.isna()] = "no follow-up time"

@@ -32,7 +32,7 @@ def cases_from_ivygap(
     Returns the columns of the case contract that the source knows, and `case_id, reason` of tumours set aside.
 
     - **A recorded survival is taken as a death.** The source has no column that tells deaths from last contacts;
-      it records survival of 32 of 42 tumours. Those without it have no follow-up, and are left to be set aside.
+      it records survival of 32 of 42 tumours. Those without it have no follow-up; survival tasks set them aside.
       They are not missing at random (8 of the 9 whose MGMT status is known are methylated, a good sign): the
       cohort's survival is that of its deaths.
     - All tumours are glioblastomas of grade 4, as the source says. It gives neither IDH nor 1p/19q nor sex.

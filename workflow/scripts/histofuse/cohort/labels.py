@@ -72,12 +72,13 @@ def population(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cases on which all models of a task are trained and compared, and why the others are not.
 
-    A case takes part when it has every modality in `available` (name → ids of the cases that have it) and,
-    for a classification, a label: rows of one table must not differ in their patients. `every_class` refuses a
-    class without a case; cases that are only scored may lack one.
+    A case takes part when it has every modality in `available` (name → ids of the cases that have it) and a label for
+    a classification, a follow-up for survival: rows of one table must not differ in their patients. `every_class`
+    refuses a class without a case; cases that are only scored may lack one.
 
-    Returns `(frame case_id, time_days, event, label; frame case_id, reason)`, sorted by case_id; label is
-    missing in a survival task. Raises InputError when nobody takes part.
+    Returns `(frame case_id, time_days, event, label; frame case_id, reason)`, sorted by case_id; label is missing in a
+    survival task, time and event of a case without follow-up in a classification. Raises InputError when nobody takes
+    part.
     """
     cases = cases.sort_values("case_id", ignore_index=True)
     reasons = pd.Series("", cases.index)
@@ -89,11 +90,14 @@ def population(
         values = cases[task["column"]].astype("string")
         reasons[labels.isna() & values.isna()] += f"; no {task['column']}"
         reasons[labels.isna() & values.notna()] += f"; its {task['column']} is in no class of the task"
-    elif task["kind"] != "survival":
+    elif task["kind"] == "survival":
+        reasons[cases["time_days"].isna() | cases["event"].isna()] += "; no follow-up"
+    else:
         raise InputError(f"unknown kind of task {task['kind']!r}; survival or classification")
     taken = reasons == ""
     frame = cases.loc[taken, ["case_id", "time_days", "event"]].assign(label=labels[taken])
     if frame.empty:
-        raise InputError(f"no case has all of {', '.join(available)} and a label; the task cannot be run")
+        outcome = "a follow-up" if task["kind"] == "survival" else "a label"
+        raise InputError(f"no case has all of {', '.join(available)} and {outcome}; the task cannot be run")
     excluded = pd.DataFrame({"case_id": cases["case_id"], "reason": reasons.str.removeprefix("; ")})[~taken]
     return frame.reset_index(drop=True), excluded.reset_index(drop=True)

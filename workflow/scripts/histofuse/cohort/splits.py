@@ -25,7 +25,8 @@ def draw(cases: pd.DataFrame, protocol: Mapping) -> pd.DataFrame:
     sources of a cohort that has several, in every part.
 
     The order in which cases are drawn comes from a hash of seed, split and case id, so it depends neither on the
-    order of the table nor on the version of a random number generator.
+    order of the table nor on the version of a random number generator. Cases without a follow-up (no event) take part
+    in classifications alone. They are drawn in the same way, but apart, so that they move no other case.
 
     Returns a frame `split, case_id, part`. Raises InputError through `check_splits` for an impossible
     protocol.
@@ -34,31 +35,39 @@ def draw(cases: pd.DataFrame, protocol: Mapping) -> pd.DataFrame:
     if kind not in {"mccv", "holdout", "kfold"}:
         raise InputError(f"unknown kind of protocol {kind!r}; mccv, holdout, kfold or given")
     n_splits = int(protocol.get("n_splits", 1))
-    if kind == "kfold" and not 2 <= n_splits <= len(cases):
-        raise InputError(f"a kfold protocol needs 2 to {len(cases)} n_splits (folds), not {n_splits}")
+    followed = cases["event"].notna()
+    if kind == "kfold" and not 2 <= n_splits <= followed.sum():
+        raise InputError(f"a kfold protocol needs 2 to {followed.sum()} n_splits (folds), not {n_splits}")
     test = 1 / n_splits if kind == "kfold" else float(protocol["test"])
     val = float(protocol.get("val", 0))
     if not (0 < test < 1 and val >= 0 and test + val < 1):
         raise InputError(f"test share {test:g} and val share {val:g} leave nothing to train on")
-    strata = strata_of(cases) if protocol.get("stratify", True) else pd.Series("all", cases.index)
     frames = []
-    for split in range(n_splits):
-        ids, stratum = cases["case_id"].to_numpy(str), strata.to_numpy(str)
-        key = f"{seed}" if kind == "kfold" else f"{seed}/{split}"  # folds of one kfold share one order
-        order = np.lexsort(([_hash(key, case) for case in ids], stratum))
-        ids = ids[order]
-        part = np.full(len(ids), "train", dtype=object)
-        tested = np.arange(len(ids)) % n_splits == split if kind == "kfold" else _spread(len(ids), test, key)
-        part[tested] = "test"
-        rest = np.flatnonzero(~tested)
-        # The share is one of all cases, the rest is smaller; a different order keeps val apart from test's
-        # neighbours.
-        rest = rest[np.lexsort(([_hash(f"val/{key}/{split}", case) for case in ids[rest]], stratum[order][rest]))]
-        part[rest[_spread(len(rest), val * len(ids) / len(rest), key)]] = "val"
-        frames.append(pd.DataFrame({"split": split, "case_id": ids, "part": part}))
+    for group in (cases[followed], cases[~followed]):
+        strata = strata_of(group) if protocol.get("stratify", True) else pd.Series("all", group.index)
+        ids, stratum = group["case_id"].to_numpy(str), strata.to_numpy(str)
+        for split in range(n_splits if len(ids) else 0):
+            key = f"{seed}" if kind == "kfold" else f"{seed}/{split}"  # folds of one kfold share one order
+            order = np.lexsort(([_hash(key, case) for case in ids], stratum))
+            fold = np.arange(len(ids)) % n_splits == split
+            tested = fold if kind == "kfold" else _spread(len(ids), test, key)
+            part = _parts(ids[order], stratum[order], tested, val, key, f"val/{key}/{split}")
+            frames.append(pd.DataFrame({"split": split, "case_id": ids[order], "part": part}))
     splits = pd.concat(frames).sort_values(["split", "case_id"], ignore_index=True)
     check_splits(splits, cases)
     return splits
+
+
+def _parts(ids: np.ndarray, stratum: np.ndarray, tested: np.ndarray, val: float, key: str, val_key: str) -> np.ndarray:
+    """The part of each case of one split, in the order given, of which `tested` are the test part."""
+    part = np.where(tested, "test", "train").astype(object)
+    rest = np.flatnonzero(~tested)
+    if len(rest):
+        # The share is one of all cases, the rest is smaller; a different order keeps val apart from test's
+        # neighbours.
+        rest = rest[np.lexsort(([_hash(val_key, case) for case in ids[rest]], stratum[rest]))]
+        part[rest[_spread(len(rest), min(1, val * len(ids) / len(rest)), key)]] = "val"
+    return part
 
 
 def inner(splits: pd.DataFrame, cases: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
@@ -92,6 +101,7 @@ def inner(splits: pd.DataFrame, cases: pd.DataFrame, share: float, seed: int) ->
 def strata_of(cases: pd.DataFrame) -> pd.Series:
     """Event × diagnosis of each case; combinations of fewer than SMALLEST_STRATUM cases join by event.
 
+    Cases without a follow-up, whose event is missing, are strata of their own.
     Where the cases are of several sources (column `source`, if there is one), event × source × diagnosis: cohorts
     differ in class and outcome, and a part with too few of one of them would be judged on other patients. Those of
     fewer than SMALLEST_STRATUM cases join by event and source, and what is rare even then by event.
@@ -132,8 +142,8 @@ def read_given(files: Sequence[str | Path], set_aside: Set[str] = frozenset()) -
     case ids.
 
     Without a `test` column, or with an empty one, the published "val" part is the scored one and becomes
-    `test`. Cases in `set_aside` are left out (they have no follow-up). Returns a frame `split, case_id,
-    part`.
+    `test`. Cases in `set_aside`, which the case table does not have, are left out. Returns a frame `split,
+    case_id, part`.
     """
     frames = []
     for split, path in enumerate(files):
@@ -169,7 +179,7 @@ def check_splits(splits: pd.DataFrame, cases: pd.DataFrame) -> None:
         split, case = twice.iloc[0][["split", "case_id"]]
         parts = twice.loc[(twice["split"] == split) & (twice["case_id"] == case), "part"]
         raise InputError(f"split {split}: case {case} is there more than once ({', '.join(parts)})")
-    events = splits["case_id"].map(cases.set_index("case_id")["event"].astype(int))
+    events = splits["case_id"].map(cases.set_index("case_id")["event"].fillna(0).astype(int))
     for split, rows in splits.groupby("split"):
         for part in ("train", "test"):
             inside = rows["part"] == part
@@ -177,6 +187,6 @@ def check_splits(splits: pd.DataFrame, cases: pd.DataFrame) -> None:
                 raise InputError(f"split {split}: the {part} part is empty")
             if not events[rows.index][inside].any():
                 raise InputError(
-                    f"split {split}: all {inside.sum()} cases of the {part} part are censored; "
+                    f"split {split}: all {inside.sum()} cases of the {part} part are censored or not followed up; "
                     "take fewer splits, a larger part, or stratify"
                 )
