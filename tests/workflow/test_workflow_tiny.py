@@ -195,6 +195,16 @@ def test_slides_are_scored_beside_their_cases(tiny_grid):
     assert values["slide_harrell_c"].tolist() == values["harrell_c"].tolist()
 
 
+def test_networks_are_trained_as_their_task_has_it(tiny_grid):
+    """Of two epochs by their entries, and four in this task alone."""
+    runs = tiny_grid / "results/tiny_meta/runs/survival_intervals/mccv2"
+    assert len(pd.read_parquet(runs / "ks_fusion/split0/seed0/history.parquet")) == 4
+    with safe_open(runs / "ks_fusion/split0/seed0/weights.safetensors", "np") as file:
+        assert json.loads(file.metadata()["model"])["training"]["epochs"] == 4
+    other = tiny_grid / "results/tiny/runs/survival/mccv2/concat_short/split0/seed0/history.parquet"
+    assert len(pd.read_parquet(other)) == 2
+
+
 def test_subspaces_are_moved_by_their_own_genes(tiny_grid):
     runs = tiny_grid / "results/tiny_meta/runs/survival_intervals/mccv2/ks_fusion"
     importance = pd.concat([pd.read_parquet(runs / f"split{k}/seed0/gene_importance.parquet") for k in range(2)])

@@ -60,7 +60,11 @@ slide_regions:
 tasks:
   survival: {kind: survival, modalities: [expression, alterations, resnet50_20x]}
   survival_expression: {kind: survival, modalities: [expression, resnet50_20x]}
-  survival_intervals: {kind: survival, modalities: [expression, resnet50_20x], loss: {name: discrete, intervals: 4}}
+  survival_intervals:
+    kind: survival
+    modalities: [expression, resnet50_20x]
+    loss: {name: discrete, intervals: 4}
+    training: {epochs: 4}
   survival_regions: {kind: survival, modalities: [expression, alterations, dense]}
   grading:
     kind: classification

@@ -81,14 +81,19 @@ def without(entry, *keys):
     return {key: value for key, value in entry.items() if key not in keys}
 
 
-def model_settings(model):
-    """What of a model's entry decides about a run: all but what its jobs may take of the machine."""
-    return without(MODELS[model], "gpu", "mem_mb", "runtime")
+def model_settings(model, task=None):
+    """What of a model's entry decides about a run: all but what its jobs may take of the machine.
+
+    Of a network that is trained for a task, with what the task has otherwise.
+    """
+    entry = without(MODELS[model], "gpu", "mem_mb", "runtime")
+    changed = config["tasks"][task].get("training", {}) if task else {}
+    return merged(entry, {"training": changed}) if changed and "training" in entry else entry
 
 
 def task_settings(task):
-    """What of a task decides about populations and runs: all but its name for readers."""
-    return without(config["tasks"][task], "label")
+    """What of a task decides about populations and predictions: not its name, nor how its networks are trained."""
+    return without(config["tasks"][task], "label", "training")
 
 
 def features_settings(features):

@@ -26,7 +26,7 @@ rule train:
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=lambda wildcards: MODELS[wildcards.model].get("runtime", 240),
     params:
-        model=lambda wildcards: model_settings(wildcards.model),
+        model=lambda wildcards: model_settings(wildcards.model, wildcards.task),
         task=lambda wildcards: task_settings(wildcards.task),
         class_files=lambda wildcards: class_files(wildcards.model),
         checkpoint="resources/checkpoints/{cohort}/{task}/{protocol}/{model}/split{split}/seed{seed}.pt",

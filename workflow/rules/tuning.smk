@@ -50,7 +50,7 @@ rule tune:
         mem_mb=lambda wildcards: MODELS[wildcards.model].get("mem_mb", 4000),
         runtime=lambda wildcards: MODELS[wildcards.model].get("runtime", 240) * tuning_of(wildcards)["trials"],
     params:
-        model=lambda wildcards: model_settings(wildcards.model),
+        model=lambda wildcards: model_settings(wildcards.model, wildcards.task),
         tuning=tuning_of,
         trials=lambda wildcards: tuning_of(wildcards)["trials"],
         task=lambda wildcards: task_settings(wildcards.task),
