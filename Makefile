@@ -27,8 +27,15 @@ test: lint  ## lint, unit tests, then the workflow on a tiny grid
 bench: setup  ## benchmarks, each against a reference measured in the same run
 	$(BIN)/python -m pytest tests/benchmarks -q -s -p no:cacheprovider
 
-clean:  ## remove what runs made, downloads included; .venv stays
-	rm -rf resources logs benchmarks .snakemake
+# Weights and cells that somebody put there by hand lie beside simulated ones. By Snakemake's records (metadata) these are
+# made anew once their settings have changed.
+KEPT := atlases pretrained scgpt
+
+clean:  ## remove what runs made, downloads included; .venv, weights and cells stay
+	rm -rf logs benchmarks
+	@for kept in $(KEPT); do if [ -e "resources/$$kept" ]; then echo "kept: resources/$$kept"; fi; done
+	@if [ -d resources ]; then find resources -mindepth 1 -maxdepth 1 $(KEPT:%=! -name %) -exec rm -rf {} +; fi
+	@if [ -d .snakemake ]; then find .snakemake -mindepth 1 -maxdepth 1 ! -name metadata -exec rm -rf {} +; fi
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 
 lock:  ## resolve requirements.in into requirements.lock; needs uv

@@ -90,10 +90,20 @@ def images_shown(section):
     return sorted(shown)
 
 
+def tables_scored(cohort):
+    """Which of expression and alterations is read of a cohort that is only scored; the other need not even be there."""
+    asked = [modalities_scored(cohort, task).values() for name, task in scored_elsewhere() if name == cohort]
+    files = {Path(file) for of_task in asked for file in of_task}
+    genomic = {file for file in files if file.is_relative_to(f"results/{cohort}/genomics")}
+    called = {file for file in genomic if file.stem == "alterations"}
+    return ({"alterations"} if called else set()) | ({"expression"} if genomic - called else set())
+
+
 def report_files(kind):
     """Files of one kind for the report: excluded, populations, slides, sheets, reachable, filters or smoothings."""
     cohorts = sorted({cohort for cohort, _ in runs_shown()})
-    scored = sorted({cohort for cohort, _ in scored_elsewhere()} - set(cohorts))
+    trained = {name for cohort in cohorts for name in members(cohort)}
+    scored = sorted({cohort for cohort, _ in scored_elsewhere()} - trained)
     simulated = [cohort for cohort in cohorts if simulated_folder(cohort)]
     slides, regions = images_shown("slide_features"), images_shown("slide_regions")
     cut = {(cohort, config["slide_features"][name].get("regions")) for cohort, name in slides} | set(regions)
@@ -102,9 +112,12 @@ def report_files(kind):
         "excluded": [f"results/{cohort}/excluded_cases.tsv" for cohort in cohorts + scored]
         + [
             f"results/{cohort}/genomics/excluded_{table}.tsv"
-            for cohort in sorted({name for cohort in cohorts + scored for name in members(cohort)})
+            for cohort, tables in [
+                *((name, tables_had(name)) for name in sorted(trained)),
+                *((name, tables_scored(name)) for name in scored),
+            ]
             for table in EXCLUDED_BY.get(layout(cohort), ())
-            if table in tables_had(cohort)
+            if table in tables
         ]
         + [f"results/{cohort}/populations/{task}_excluded.tsv" for cohort, task in runs_shown()]
         + [f"results/{cohort}/populations_scored/{task}_excluded.tsv" for cohort, task in scored_elsewhere()],

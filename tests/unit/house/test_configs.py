@@ -2,15 +2,13 @@
 
 import copy
 import csv
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from dry_runs import dry_run
 
 from histofuse.slides.quality import QUALITY
 
@@ -63,30 +61,6 @@ def checkpoints(params):
     """All that nested parameters give as `checkpoint`."""
     inner = [checkpoints(value) for value in params.values() if isinstance(value, dict)]
     return {params.get("checkpoint")}.union(*inner) - {None}
-
-
-def dry_run(config, folder, *targets):
-    """What Snakemake says to a configuration, asked for some files or for everything."""
-    (folder / "wrong.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-n",
-        "--quiet",
-        "--cores",
-        "1",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-    ]
-    return subprocess.run(
-        [*command, *targets, "--directory", str(folder), "--configfile", "wrong.yaml"],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from dry_runs import dry_run
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
@@ -48,6 +49,17 @@ def test_example_model_learns_from_what_it_is_given():
     padded = tiles.clone()
     padded[0, 3:] = 99.0
     torch.testing.assert_close(model(batch | {"tiles": padded}), output)
+
+
+def test_example_can_be_planned_as_it_stands(tmp_path):
+    """A copy of the demo's configuration, the class beside it, the entry under `models` and its row in a table."""
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    (tmp_path / "my_model.py").write_text(block("python", "class MeanPool"))
+    config["models"] |= yaml.safe_load(block("yaml", "mean_pool:"))["models"]
+    table = config["tables"]["simulated_survival"]
+    config["tables"] = {"mine": table | {"rows": table["rows"] + yaml.safe_load(block("yaml", "rows:"))["rows"]}}
+    done = dry_run(config, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_example_entry_is_valid():
