@@ -114,6 +114,29 @@ def test_rows_without_their_checkpoint_are_not_run(tiny_grid):
     assert plan.jobs == {"table": 2, "figure_intervals": 2, "metrics": 1, "report": 1}
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "change"),
+    [
+        ("models", "snn_genomic", {"mem_mb": 9000, "runtime": 500}),
+        ("slide_features", "resnet50_20x", {"max_excluded": 0.6, "threads": 2}),
+        ("slide_regions", "dense", {"max_excluded": 0.6}),
+    ],
+)
+def test_what_jobs_may_take_and_how_many_slides_may_fail_repeats_nothing(tiny_grid, section, name, change):
+    config = tiny_config()
+    config[section][name] |= change
+    assert tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_limits.yaml")).jobs == {}
+
+
+@pytest.mark.parametrize(("section", "name"), [("tasks", "survival"), ("cohorts", "tiny")])
+def test_another_name_for_readers_trains_nothing_again(tiny_grid, section, name):
+    config = tiny_config()
+    config[section][name]["label"] = "Called otherwise"
+    plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_label.yaml"))
+    assert plan.trained == set()
+    assert {"manifest", "cases", "population", "encode_slides", "tune", "score"}.isdisjoint(plan.jobs)
+
+
 def test_changed_stain_target_encodes_the_slides_again(tiny_grid):
     config = tiny_config()
     stain = config["slide_features"]["resnet50_20x"]["stain"]
@@ -175,8 +198,9 @@ def test_features_made_elsewhere_take_the_place_of_ours(tiny_grid, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["paper/report.py", "training/loop.py"])
-def test_comment_in_the_code_repeats_nothing(tiny_grid, file):
-    with tiny_grid.edited(f"workflow/scripts/histofuse/{file}", "\nimport ", "\n# why this is so\nimport "):
+@pytest.mark.parametrize(("old", "new"), [("\nimport ", "\n# why this is so\nimport "), ('"""', '"""Said otherwise: ')])
+def test_comment_or_docstring_in_the_code_repeats_nothing(tiny_grid, file, old, new):
+    with tiny_grid.edited(f"workflow/scripts/histofuse/{file}", old, new):
         assert tiny_grid.plan("--configfile", "tiny.yaml").jobs == {}
 
 
