@@ -5,7 +5,13 @@ rule figure_intervals:
     input:
         table="results/tables/{table}.csv",
     output:
-        svg="results/figures/{table}/intervals.svg",
+        svg=report(
+            "results/figures/{table}/intervals.svg",
+            caption="../report/figure_table.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "intervals", "model": "all"},
+        ),
         png="results/figures/{table}/intervals.png",
     log:
         "logs/figures/{table}/intervals.log",
@@ -31,7 +37,13 @@ rule figure_kaplan_meier:
     input:
         predictions=lambda wildcards: predictions_of_row(wildcards.table, wildcards.model),
     output:
-        svg="results/figures/{table}/kaplan_meier_{model}.svg",
+        svg=report(
+            "results/figures/{table}/kaplan_meier_{model}.svg",
+            caption="../report/figure_kaplan_meier.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "kaplan meier", "model": "{model}"},
+        ),
         png="results/figures/{table}/kaplan_meier_{model}.png",
     log:
         "logs/figures/{table}/kaplan_meier_{model}.log",
@@ -56,7 +68,13 @@ rule figure_hazards:
     input:
         predictions=lambda wildcards: predictions_of_row(wildcards.table, wildcards.model),
     output:
-        svg="results/figures/{table}/hazards_{model}.svg",
+        svg=report(
+            "results/figures/{table}/hazards_{model}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "hazards", "model": "{model}"},
+        ),
         png="results/figures/{table}/hazards_{model}.png",
     log:
         "logs/figures/{table}/hazards_{model}.log",
@@ -82,7 +100,13 @@ rule figure_modulation:
         histories=lambda wildcards: runs_of_row(wildcards.table, wildcards.model, "history"),
         predictions=lambda wildcards: runs_of_row(wildcards.table, wildcards.model, "predictions"),
     output:
-        svg="results/figures/{table}/modulation_{model}.svg",
+        svg=report(
+            "results/figures/{table}/modulation_{model}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "modulation", "model": "{model}"},
+        ),
         png="results/figures/{table}/modulation_{model}.png",
     log:
         "logs/figures/{table}/modulation_{model}.log",
@@ -108,7 +132,13 @@ rule figure_roc:
     input:
         predictions=lambda wildcards: list(predictions_of_roc(wildcards.table)),
     output:
-        svg="results/figures/{table}/roc.svg",
+        svg=report(
+            "results/figures/{table}/roc.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "roc", "model": "all"},
+        ),
         png="results/figures/{table}/roc.png",
     log:
         "logs/figures/{table}/roc.log",
@@ -135,7 +165,13 @@ rule figure_sensitivity:
     input:
         table="results/tables/{table}.csv",
     output:
-        svg="results/figures/{table}/sensitivity.svg",
+        svg=report(
+            "results/figures/{table}/sensitivity.svg",
+            caption="../report/figure_table.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "sensitivity", "model": "all"},
+        ),
         png="results/figures/{table}/sensitivity.png",
     log:
         "logs/figures/{table}/sensitivity.log",
@@ -161,7 +197,13 @@ rule figure_interpolation:
     input:
         distances="results/embeddings/{embedding}/interpolation.parquet",
     output:
-        svg="results/figures/embeddings/{embedding}/interpolation.svg",
+        svg=report(
+            "results/figures/embeddings/{embedding}/interpolation.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{embedding}",
+            labels={"figure": "interpolation"},
+        ),
         png="results/figures/embeddings/{embedding}/interpolation.png",
     log:
         "logs/figures/embeddings/{embedding}/interpolation.log",

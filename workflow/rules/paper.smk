@@ -7,7 +7,9 @@ rule table:
         availability=lambda wildcards: availability_of(wildcards.table),
         published=lambda wildcards: published_figures(wildcards.table),
     output:
-        csv="results/tables/{table}.csv",
+        csv=report(
+            "results/tables/{table}.csv", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}
+        ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
     log:
