@@ -20,7 +20,7 @@ def test_changed_model_entry_repeats_only_its_runs_and_what_depends_on_them(tiny
     plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "other_lr.yaml"))
 
     # Pathomic Fusion starts from the SNN of its own cases; the grading table has neither
-    assert plan.trained == {"snn_genomic", "snn_genomic@two", "pathomic_fusion_cnn"}
+    assert plan.trained == {"snn_genomic", "snn_genomic@two", "snn_genomic_bounded", "pathomic_fusion_cnn"}
     tuning = {"tune": 2, "tunings": 1}
     shown = {"score": 3, "table": 3, "figure_intervals": 3, "metrics": 1, "report": 1}
     assert plan.jobs == {"train": 8} | tuning | shown
@@ -39,7 +39,7 @@ def test_a_tuned_row_needs_the_tuned_runs_of_the_models_that_it_starts_from(tiny
     config = tiny_config()
     config["tables"] = {"tiny_regions": config["tables"]["tiny_regions"] | {"tuning": "two"}}
     plan = tiny_grid.plan("--configfile", tiny_grid.write_config(config, "tuned_stages.yaml"))
-    tuned = {"t2t_vit@two", "path_gptomic@two", "pathomic_fusion_cnn@two", "vgg19@two", "snn_genomic@two"}
+    tuned = {"t2t_vit@two", "path_gptomic@two", "pathomic_fusion_cnn@two", "vgg19@two", "snn_genomic_bounded@two"}
     assert plan.trained == tuned
     assert plan.jobs["tune"] == plan.jobs["train"] == 2 * len(tuned)
     assert plan.jobs["vectors_of_tuning"] == plan.jobs["vectors"] == 2

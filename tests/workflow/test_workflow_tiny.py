@@ -113,7 +113,7 @@ def test_runs_hand_on_weights_and_vectors(tiny_grid):
     assert vectors.groupby("region").size().nunique() == 1
     assert vectors["image"].map(len).eq(8).all()
     ours = load_file(runs / "pathomic_fusion_cnn/split1/seed0/weights.safetensors")
-    theirs = load_file(runs / "snn_genomic/split1/seed0/weights.safetensors")
+    theirs = load_file(runs / "snn_genomic_bounded/split1/seed0/weights.safetensors")
     assert ours["genomic.0.weight"].shape == theirs["encoder.0.weight"].shape
     # Two epochs at a learning rate of 0.0001 move them by no more than that, where a fresh start would lie far away.
     assert abs(ours["genomic.0.weight"] - theirs["encoder.0.weight"]).max() < 0.01

@@ -89,7 +89,7 @@ models:
   path_gptomic_frame: *images
   vgg19:
     inputs: {regions: {input_px: 32}}
-    params: {image: {encoder: {stages: [[4, 1], [8, 1]], pooled: 2, hidden: [8], dropout: [0.1]}}}
+    params: {image: {encoder: {stages: [[4, 1], [8, 1]], pooled: 2, hidden: [8], dropout: [0.1], frozen: false}}}
     training: {epochs: 2}
     gpu: 0
   pathomic_fusion: {training: {epochs: 3, constant_epochs: 1, frozen: {genomic: 1}}, gpu: 0}

@@ -208,5 +208,5 @@ def test_a_bag_of_another_size_is_refused():
         build()(batch_of(bag=36))
     batch = batch_of()
     del batch["tiles_place"]
-    with pytest.raises(InputError, match="inputs: tiles: the model reads it as a map; give it `order: raster` and `bag"):
+    with pytest.raises(InputError, match="tiles: the model reads it as a map; give it `order: raster` and `bag"):
         build()(batch)

@@ -13,8 +13,8 @@ from histofuse.models.linear import LinearModel
 from histofuse.models.snn import SNN
 from histofuse.training.dataset import Split, Target
 from histofuse.training.run import Job, run, run_digest
-from histofuse.training.tiles import TileStore
 from histofuse.training.scaling import BlockScaler
+from histofuse.training.tiles import TileStore
 
 SURVIVAL = {"kind": "survival"}
 GRADE = {"kind": "classification", "classes": {"2": [2], "3": [3], "4": [4]}}

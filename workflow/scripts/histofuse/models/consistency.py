@@ -35,8 +35,8 @@ def consistency(first: Maps, second: Maps, heads: int, form: str = "gram") -> Te
         first, second: attention at each magnification, of the heads asked for. heads: how many there are.
         form: "gram": R = Gram matrix [patient, patient] of the maps less their uniform part 1 / keys, each row
             divided by its length; sum of (R₁ − R₂)² / patients. The magnifications need not have the same places.
-            "variance" as published, of 10× first: Q = first · secondᵀ, rows divided by their lengths, variance of its diagonal
-            (Bessel's; 0 for one patient). That asks every patient's maps to agree with each other as much as
+            "variance" as published, 10× first: Q = first · secondᵀ, rows divided by their lengths, variance of its
+            diagonal (Bessel's; 0 for one patient). That asks every patient's maps to agree with each other as much as
             another's do, not to agree; and the uniform part is nearly all of a map, whence the weight of 10⁴.
     """
     total = None
