@@ -1,6 +1,44 @@
 """Slides and regions: where their batches lie, and which files of the user they are made with."""
 
+import functools
 from pathlib import Path
+
+# Options of slide_features about the tiles of whole slides: crops of regions are encoded as they were cut.
+OF_TILES = ("mpp", "min_tissue", "quality", "max_tiles", "stain", "keep_tiles", "mpp_overrides")
+# Options about how anything is encoded: features that were made elsewhere are taken as they are.
+OF_ENCODING = ("regions", "tile_px", "encoder", "weights", "stage", "pooling", "precision", "batch")
+
+
+@functools.cache
+def defaults_of_features():
+    """What validation fills in for an entry of slide_features, and for what is within it."""
+    definitions = yaml.safe_load(SCHEMA.read_text())["$defs"]
+
+    def filled(definition):
+        options = definition.get("properties", {})
+        defaults = {key: option["default"] for key, option in options.items() if "default" in option}
+        for key, value in defaults.items():
+            if isinstance(value, dict):
+                defaults[key] = value | filled(definitions[options[key]["$ref"].rpartition("/")[2]])
+        return defaults
+
+    return filled(definitions["slide_features"])
+
+
+def refuse_idle_options(features):
+    """Refuse an entry of slide_features with an option, other than its default, that would change nothing."""
+    entry = config["slide_features"][features]
+    if "from" in entry:
+        unread, because = (*OF_TILES, *OF_ENCODING), "features made elsewhere (`from`) are taken as they are"
+    elif "regions" in entry:
+        unread, because = OF_TILES, "crops of regions are encoded as they were cut"
+    else:
+        return
+    for key in unread:
+        if entry.get(key) != defaults_of_features().get(key):
+            there = "from" not in entry and key in config["slide_regions"][entry["regions"]]
+            do = f"set it in slide_regions: {entry['regions']}" if there else "leave it out"
+            raise WorkflowError(f"slide_features: {features}: {key}: {because}; {do}")
 
 
 def features_made_by(*roads):

@@ -37,6 +37,7 @@ def refuse_unknown_references():
             raise WorkflowError(
                 f"slide_features: {name}: regions: {entry['regions']!r} is not an entry of `slide_regions`"
             )
+        refuse_idle_options(name)
     for name, entry in cut.items():
         if entry["crop_px"] > entry["side_px"]:
             raise WorkflowError(

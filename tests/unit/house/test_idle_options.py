@@ -1,0 +1,60 @@
+"""An option of slide_features that would change nothing is refused; one that is at its default is not."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+ROOT = Path(__file__).parents[3]
+RULES = [ROOT / "workflow" / "rules" / f"{name}.smk" for name in ("common_slides", "references")]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+# One entry of each section that there must be.
+NEEDED = {key: dict([next(iter(DEMO[key].items()))]) for key in ("cohorts", "tasks", "protocols", "models", "tables")}
+ENCODER = {"encoder": "resnet18", "weights": "random"}
+OF_REGIONS = ENCODER | {"regions": "dense"}
+WITH_A_PLACE = {
+    "mpp": 1.0,
+    "min_tissue": 0.2,
+    "quality": {"max_pen": 0.5},
+    "stain": {"method": "vahadane"},
+    "mpp_overrides": {"S1": 0.5},
+}
+WITHOUT_A_PLACE = {"max_tiles": 25, "keep_tiles": True}
+OF_TILES = WITH_A_PLACE | WITHOUT_A_PLACE
+OF_ENCODING = ENCODER | {"tile_px": 448, "stage": 2, "pooling": "mean", "precision": "float32", "batch": 8}
+
+
+def check(entry):
+    """Take a configuration of one entry of slide_features as the workflow does."""
+    config = {"slide_features": {"mine": copy.deepcopy(entry)}, "slide_regions": {"dense": {}}}
+    validate(copy.deepcopy(NEEDED) | config, str(SCHEMA))
+    config |= {"cohorts": {}, "tasks": {}, "tables": {}}
+    room = {"config": config, "MODELS": {}, "SCHEMA": SCHEMA, "WorkflowError": WorkflowError}
+    room |= {"SCRIPTS": ROOT / "workflow" / "scripts", "yaml": yaml, "Path": Path}
+    for rules in RULES:
+        exec(rules.read_text(), room)
+
+
+@pytest.mark.parametrize(("key", "value"), OF_TILES.items())
+def test_options_of_tiles_beside_regions(key, value):
+    where = "set it in slide_regions: dense" if key in WITH_A_PLACE else "leave it out"
+    message = f"^slide_features: mine: {key}: crops of regions are encoded as they were cut; {where}$"
+    with pytest.raises(WorkflowError, match=message):
+        check(OF_REGIONS | {key: value})
+    check(ENCODER | {key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), (OF_TILES | OF_ENCODING | OF_REGIONS).items())
+def test_options_beside_features_made_elsewhere(key, value):
+    with pytest.raises(WorkflowError, match=f"^slide_features: mine: {key}: features made elsewhere"):
+        check({"from": "given", key: value})
+
+
+def test_what_is_read_and_what_is_a_default_may_be_said():
+    check(OF_REGIONS | OF_ENCODING | {"threads": 2, "gpu": 0, "max_excluded": 0.5})
+    check(OF_REGIONS | {"mpp": 0.5, "quality": {}, "stain": {"method": "none"}, "keep_tiles": False})
+    check({"from": "given", "max_excluded": 0.5, "gpu": 0})
