@@ -1,5 +1,6 @@
 """The papers' own figures: the files keep their contract and say what the papers print."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,32 +70,97 @@ def test_accuracies_lie_on_the_grid_of_236_slides():
         assert ((accuracy * 236 - (accuracy * 236).round()).abs() < 0.0125).all()
 
 
-def printed(path):
-    return path.read_text(encoding="utf-8")
+# What the papers' texts print at the beginning of the line of each row; "Table N" is where the line is looked for.
+GPTOMIC = "000_e3a134a9ebcafb35.txt"
+COMPARED = {
+    "Histology CNN": "Histology CNN [3]",
+    "Histology T2T-ViT": "Histology T2T-ViT [15]",
+    "Genomic SNN": "Genomic SNN [3]",
+    "Pathomic Fusion (CNN + SNN)": "Pathomic Fusion [3] (CNN + SNN)",
+    "Pathomic Fusion (T2T-ViT + SNN)": "Pathomic Fusion [3] (T2T-ViT [15] + SNN)",
+    "PathOmics": "PathOmics [4]",
+    "Path-GPTOmic": "Ours",
+}
+PRINTED = {
+    ("path_gptomic_table1", "Table 1"): COMPARED
+    | {"SCNN": "SCNN (Histology Only) [19]", "GSCNN": "GSCNN (Histology + Genomic) [19]"},
+    ("path_gptomic_table2", "Table 2"): COMPARED,
+    ("path_gptomic_table3", "Table 3"): {
+        "1: SNN, concat": "1 SNN Concat",
+        "2: scGPT, concat": "2 scGPT w/o smooth Concat",
+        "3: scGPT, GradMod": "3 scGPT w/o smooth GradMod.",
+        "4: scGPT smoothed, concat": "4 scGPT w/ smooth Concat",
+        "5: scGPT smoothed, Kronecker product": "5 scGPT w/ smooth Kro. Prod. [3]",
+        "6: scGPT smoothed, GradMod": "6 scGPT w/ smooth GradMod.",
+    },
+    ("pathomic_fusion", "Table 1"): {
+        name: COMPARED[name] for name in ("Histology CNN", "Genomic SNN", "Pathomic Fusion (CNN + SNN)")
+    },
+    ("pathomic_fusion", "Table 2"): {
+        f"{name}, KIRC": COMPARED[name] for name in ("Histology CNN", "Genomic SNN", "Pathomic Fusion (CNN + SNN)")
+    },
+}
+KS_FUSION = "001_e9cc6f4c02b1d053.txt"
+OURS = r"| Ours | \checkmark | \checkmark |"
+KS_FUSION_PRINTED = {
+    "AttMIL": r"| AttMIL [7] | \checkmark | |",
+    "TransMIL": r"| TransMIL [16] | \checkmark | |",
+    "SNN": r"| SNN [10] | | \checkmark |",
+    **{name: rf"| {name} | \checkmark | \checkmark |" for name in ("Concat", "Add", "Bilinear")},
+    "MCAT": r"| MCAT [5] | \checkmark | \checkmark |",
+    "CMTA": r"| CMTA [27] | \checkmark | \checkmark |",
+    "KS-Fusion": OURS,
+}
+KS_FUSION_COLUMNS = [(task, metric) for task in ("diagnosis", "grading") for metric in CLASSES]
+KS_FUSION_COLUMNS += [("survival_intervals", "slide_harrell_c")]
+needs_papers = pytest.mark.skipif(not PAPERS.exists(), reason="the papers' texts are not on this machine")
 
 
-@pytest.mark.skipif(not PAPERS.exists(), reason="the papers' texts are not on this machine")
-@pytest.mark.parametrize(
-    ("name", "paper", "scale", "digits"),
-    [
-        ("path_gptomic_table1", "000_e3a134a9ebcafb35.txt", 1, 3),
-        ("path_gptomic_table2", "000_e3a134a9ebcafb35.txt", 1, 3),
-        ("path_gptomic_table3", "000_e3a134a9ebcafb35.txt", 1, 3),
-        ("ks_fusion_table1", "001_e9cc6f4c02b1d053.txt", 100, 2),
-        ("ks_fusion_table2", "001_e9cc6f4c02b1d053.txt", 100, 2),
-    ],
-)
-def test_every_figure_is_printed_in_the_paper(name, paper, scale, digits):
-    text = printed(PAPERS / paper)
-    for _, line in figures(name).iterrows():
-        figure = f"{line['published'] * scale:.{digits}f}"
-        interval = "" if line.isna()["published_ci"] else f" ± {line['published_ci']:.3f}"
-        assert figure + interval in text, f"{line['row']}, {line['metric']}"
+def lines_of(paper, table):
+    """The lines of a paper's text from the caption of a table to that of the next, or to the end."""
+    lines = (PAPERS / paper).read_text(encoding="utf-8").replace("\xa0", " ").splitlines()
+    first = next(k for k, line in enumerate(lines) if line.strip().startswith((f"{table}:", f"{table}.")))
+    after = (k for k, line in enumerate(lines) if k > first and line.strip().startswith("Table "))
+    return lines[first : next(after, None)]
 
 
-@pytest.mark.skipif(not PAPERS.exists(), reason="the papers' texts are not on this machine")
-def test_ks_fusion_rows_are_in_the_order_of_the_paper():
-    text = printed(PAPERS / "001_e9cc6f4c02b1d053.txt")
-    for label, row in figures("ks_fusion_table1").groupby("row"):
-        values = " | ".join(f"{value * 100:.2f}" for value in row["published"])
-        assert f"| {values} |" in text, label
+def only(lines, beginning):
+    """What follows the beginning of the one line that has it."""
+    (line,) = [line for line in lines if line.startswith(beginning)]
+    return line.removeprefix(beginning).strip()
+
+
+@needs_papers
+@pytest.mark.parametrize(("name", "table"), PRINTED)
+def test_every_figure_stands_on_its_own_line_of_the_paper(name, table):
+    rows, lines = figures(name).set_index("row"), lines_of(GPTOMIC, table)
+    named = [row for (of, _), printed in PRINTED.items() if of == name for row in printed]
+    assert sorted(rows.index) == sorted(named)
+    for row, beginning in PRINTED[name, table].items():
+        value, interval = rows.loc[row, ["published", "published_ci"]]
+        expected = f"{value:.3f}" + ("" if interval != interval else f" ± {interval:.3f}")
+        assert only(lines, f"{beginning} ") == expected, row
+
+
+def of_ks_fusion(name, row):
+    """Published per cents of a row, in the order of the paper's columns."""
+    frame = figures(name).set_index(["row", "task", "metric"])["published"]
+    assert set(frame[row].index) == set(KS_FUSION_COLUMNS)
+    return [f"{100 * frame[row, task, metric]:.2f}" for task, metric in KS_FUSION_COLUMNS]
+
+
+@needs_papers
+def test_ks_fusion_figures_stand_on_their_own_lines_of_the_paper():
+    lines = lines_of(KS_FUSION, "Table 1")
+    assert set(figures("ks_fusion_table1")["row"]) == set(KS_FUSION_PRINTED)
+    for row, beginning in KS_FUSION_PRINTED.items():
+        assert only(lines, beginning) == " | ".join(of_ks_fusion("ks_fusion_table1", row)) + " |", row
+
+
+@needs_papers
+def test_ks_fusion_ablation_is_that_of_the_paper():
+    """The text has both ablations on one line, each cell with the figures of the two; the full model is Table 1's."""
+    pairs = re.findall(r"\d+\.\d+", only(lines_of(KS_FUSION, "Table 2"), "| w/o Ge-Con w/o CG-Coord |"))
+    assert pairs[0::2] == of_ks_fusion("ks_fusion_table2", "without Ge-Con")
+    assert pairs[1::2] == of_ks_fusion("ks_fusion_table2", "without CG-Coord")
+    assert of_ks_fusion("ks_fusion_table2", "KS-Fusion") == of_ks_fusion("ks_fusion_table1", "KS-Fusion")
