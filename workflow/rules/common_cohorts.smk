@@ -1,6 +1,7 @@
 """Cohorts: how their files are laid out, what they come with, and which of it can be had."""
 
 import json
+import time
 from pathlib import Path
 
 
@@ -90,10 +91,24 @@ def available(cohort):
     return True
 
 
-def in_mirror(cohort):
-    """Which of a cohort's pinned files lie in the mirror folder, so that a file put there later is noticed."""
-    mirror, entry = config.get("mirror"), config["cohorts"][cohort]
-    if not mirror or "://" in mirror or "table" not in entry:
-        return []
-    files = [entry["table"], *(file for files in entry.get("splits", {}).values() for file in files)]
-    return [Path(mirror, file["url"].split("://", 1)[1]).is_file() for file in files]
+def look_again():
+    """Leave word for the manifest of each cohort that could not be had, where that may have changed since.
+
+    The word is a new input of the rule, so that it runs once more; what depends on the manifest is made anew only if
+    the answer is another one. (A parameter would not do: it would differ again as soon as the cohort is there.)
+    """
+    for cohort in config["cohorts"]:
+        answer = Path("resources", cohort, "availability.json")
+        awaited = json.loads(answer.read_text()).get("awaits") if answer.is_file() else None
+        if awaited == "network" or (awaited and Path(awaited).is_file()):
+            answer.with_name("look_again.txt").write_text(f"could not be had before {time.ctime()}\n")
+
+
+def word_to_look_again(cohort):
+    """The file by which a later run has the manifest asked for again; nothing for a cohort that was there at once."""
+    word = Path("resources", cohort, "look_again.txt")
+    return str(word) if word.is_file() else []
+
+
+if workflow.is_main_process:
+    look_again()

@@ -29,6 +29,8 @@ rule simulate:
 checkpoint manifest:
     input:
         simulated=lambda wildcards: simulated_folder(wildcards.cohort),
+        pinned=lambda wildcards: config["cohorts"][wildcards.cohort].get("manifest", []),
+        again=lambda wildcards: word_to_look_again(wildcards.cohort),
     output:
         manifest="resources/{cohort}/manifest.tsv",
         availability="resources/{cohort}/availability.json",
@@ -45,7 +47,6 @@ checkpoint manifest:
     params:
         settings=lookup("cohorts/{cohort}", within=config),
         mirror=config.get("mirror"),
-        in_mirror=lambda wildcards: in_mirror(wildcards.cohort),
         code=code("manifest.py"),
     message:
         "Listing the files of {wildcards.cohort}"
@@ -56,6 +57,7 @@ checkpoint manifest:
 rule fetch:
     input:
         manifest="resources/{cohort}/manifest.tsv",
+        availability="resources/{cohort}/availability.json",
         simulated=lambda wildcards: simulated_folder(wildcards.cohort),
     output:
         receipt="resources/{cohort}/receipts/{batch}.tsv",

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import re
 import threading
 
@@ -9,7 +10,16 @@ import pandas as pd
 import pytest
 
 from histofuse.io import InputError
-from histofuse.sources.fetch import availability, fetch_batch, fetch_file, problem_with, source_of
+from histofuse.sources.fetch import (
+    NETWORK,
+    Unavailable,
+    ask,
+    check_available,
+    fetch_batch,
+    fetch_file,
+    problem_with,
+    source_of,
+)
 
 CONTENT = bytes(range(256)) * 400
 JPEG = b"\xff\xd8\xff\xe0" + CONTENT + b"\xff\xd9"
@@ -19,14 +29,17 @@ HTML = b"<html><body>Please log in</body></html>"
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves CONTENT; the path says how. `requests` records (path, Range)."""
 
-    requests: list  # one per test, set by the fixture
+    requests: list  # one per test, set by the fixture, like the next
+    heads: list
     protocol_version = "HTTP/1.0"
 
     def log_message(self, *arguments):
         pass
 
     def do_HEAD(self):
-        self.send_response({"/nohead": 405, "/404": 404}.get(self.path, 200))
+        self.heads.append(self.path)
+        busy = 429 if self.heads.count(self.path) < 3 else 200
+        self.send_response({"/nohead": 405, "/404": 404, "/busy": busy, "/dead": 503}.get(self.path, 200))
         self.end_headers()
 
     def do_GET(self):
@@ -37,6 +50,9 @@ class Server(http.server.BaseHTTPRequestHandler):
             return self.send_error(404, "Not Found")
         if self.path == "/dead" or (self.path == "/busy" and times < 3):
             return self.send_error(503, "Busy")
+        if self.path.startswith("/live"):
+            answer = b'{"asked": "%s", "time": %d}' % (self.path.encode(), times)
+            return self.answer(200, answer, len(answer))
         if self.path == "/html":
             return self.answer(200, HTML, len(HTML))
         if self.path.startswith("/jpeg"):
@@ -68,11 +84,11 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    handler = type("Handler", (Server,), {"requests": []})
+    handler = type("Handler", (Server,), {"requests": [], "heads": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         running.address = f"http://127.0.0.1:{running.server_port}"
-        running.requests = handler.requests
+        running.requests, running.heads = handler.requests, handler.heads
         yield running
         running.shutdown()
 
@@ -183,6 +199,41 @@ def test_a_live_answer_must_be_json(server, tmp_path):
         fetch_file(row(f"{server.address}/html", kind="clinical", filename="cases.json"), tmp_path)
 
 
+def live(url):
+    return row(url, kind="clinical", filename="cases.json", batch="clinical-000")
+
+
+def test_a_live_answer_is_kept_while_question_and_release_are_the_same(server, tmp_path):
+    first = live(f"{server.address}/live?projects=LGG")
+    path = fetch_file(first, tmp_path, release="45")
+    fetch_file(first, tmp_path, release="45")
+    assert len(server.requests) == 1
+
+    fetch_file(live(f"{server.address}/live?projects=LGG,GBM"), tmp_path, release="45")
+    assert json.loads(path.read_bytes())["asked"] == "/live?projects=LGG,GBM"
+
+    fetch_file(first, tmp_path, release="45")
+    fetch_file(first, tmp_path, release="46")
+    assert json.loads(path.read_bytes()) == {"asked": "/live?projects=LGG", "time": 3}
+
+
+def test_a_live_answer_of_unknown_origin_is_asked_for_again(server, tmp_path):
+    (tmp_path / "clinical").mkdir()
+    (tmp_path / "clinical" / "cases.json").write_text("{}")
+    path = fetch_file(live(f"{server.address}/live"), tmp_path)
+    assert json.loads(path.read_bytes())["asked"] == "/live"
+
+
+def test_what_was_recorded_of_an_answer_does_not_outlive_it(server, tmp_path):
+    """The same name holds a checked file for a while: its row has another address."""
+    answer = live(f"{server.address}/live")
+    fetch_file(answer, tmp_path)
+    content = b'{"asked": "/live?checked", "time": 1}'
+    fetch_file({**answer, "url": f"{server.address}/live?checked", "md5": hashlib.md5(content).hexdigest()}, tmp_path)
+    fetch_file(answer, tmp_path)
+    assert server.requests.count(("/live", None)) == 2
+
+
 @pytest.mark.parametrize("kind", ["ivygap_expression", "ivygap_tumors"])
 def test_ivygaps_files_must_not_be_a_web_page(server, tmp_path, kind):
     with pytest.raises(InputError, match="got a web page"):
@@ -238,17 +289,45 @@ def test_a_batch_leaves_a_receipt(server, tmp_path):
         fetch_batch(manifest, "slide-007", tmp_path, None)
 
 
-def test_availability_names_the_first_file_that_cannot_be_had(server, tmp_path):
-    def manifest(*paths):
-        return pd.DataFrame([row(f"{server.address}{path}") for path in paths])
+def test_a_receipt_tells_one_live_answer_from_another(server, tmp_path):
+    manifest = pd.DataFrame([live(f"{server.address}/live")])
+    receipts = [fetch_batch(manifest, "clinical-000", tmp_path, None, release) for release in ("45", "46")]
+    assert receipts[0]["sha256"].item() != receipts[1]["sha256"].item()
+    content = (tmp_path / "clinical" / "cases.json").read_bytes()
+    assert receipts[1]["sha256"].item() == hashlib.sha256(content).hexdigest()
 
-    assert availability(manifest("/ok", "/nohead"), None) == (True, "")
-    assert availability(manifest("/ok", "/404"), None) == (
-        False,
-        f"{server.address}/404 cannot be reached (404 Not Found)",
-    )
-    assert availability(manifest("/ok"), str(tmp_path)) == (False, f"{server.address}/ok is not in the mirror")
-    nobody = pd.DataFrame([row("http://127.0.0.1:9/a")])
-    available, reason = availability(nobody, None, timeout=2)
-    assert not available
-    assert "cannot be reached" in reason
+
+def manifest_of(*urls):
+    return pd.DataFrame([row(url) for url in urls])
+
+
+def test_the_first_file_that_cannot_be_had_is_named_with_what_is_awaited(server, tmp_path):
+    def address(*paths):
+        return manifest_of(*(f"{server.address}{path}" for path in paths))
+
+    check_available(address("/ok", "/nohead"), None)
+    with pytest.raises(Unavailable, match=r"/404 cannot be reached \(404 Not Found\)") as caught:
+        check_available(address("/ok", "/404"), None)
+    assert caught.value.awaits == NETWORK
+    assert server.heads.count("/404") == 1
+    with pytest.raises(Unavailable, match="cannot be reached") as caught:
+        check_available(manifest_of("http://127.0.0.1:9/a"), None, timeout=2)
+    assert caught.value.awaits == NETWORK
+    with pytest.raises(Unavailable, match=r"data\.example\.org/b\.svs is not in the mirror") as caught:
+        check_available(manifest_of("https://data.example.org/b.svs"), str(tmp_path))
+    assert caught.value.awaits == tmp_path / "data.example.org" / "b.svs"
+
+
+def test_a_busy_server_is_asked_three_times_whether_it_has_a_file(server):
+    check_available(manifest_of(f"{server.address}/busy"), None, pause=0)
+    assert server.heads == ["/busy"] * 3
+    with pytest.raises(Unavailable, match="503 Service Unavailable"):
+        check_available(manifest_of(f"{server.address}/dead"), None, pause=0)
+    assert server.heads.count("/dead") == 3
+
+
+def test_a_busy_server_is_asked_a_question_three_times(server, monkeypatch):
+    monkeypatch.setattr("histofuse.sources.fetch.PAUSE", 0)
+    with pytest.raises(Unavailable, match="answers 503"):
+        ask("https://data.example.org/dead", f"{server.address}/dead", timeout=5)
+    assert len(server.requests) == 3

@@ -5,11 +5,12 @@ import json
 import threading
 from urllib.parse import parse_qs, urlsplit
 
+import pandas as pd
 import pytest
 
-from histofuse.io import InputError
-from histofuse.sources.gdc import KINDS, Unavailable, query_manifest
-from histofuse.sources.manifest import check_manifest
+from histofuse.io import InputError, write_table
+from histofuse.sources.gdc import KINDS, Unavailable, pinned_manifest, query_manifest
+from histofuse.sources.manifest import COLUMNS, check_manifest
 
 
 def hit(number, case, sample="01A", sample_type="Primary Tumor", suffix="tsv"):
@@ -31,7 +32,10 @@ FILES = {
         hit(3, "T-1", "01A"),
         hit(4, "T-3", "02A", "Recurrent Tumor"),
     ],
-    "Masked Somatic Mutation": [hit(5, "T-1", suffix="maf.gz")],
+    "Masked Somatic Mutation": [
+        hit(5, "T-1", suffix="maf.gz"),
+        {**hit(9, "T-2", suffix="maf.gz"), "cases": [{"submitter_id": "T-2"}, {"submitter_id": "T-3"}]},
+    ],
     "Gene Level Copy Number": [],
     "Slide Image": [hit(6, "T-1", suffix="svs"), hit(7, "T-1", suffix="svs"), hit(8, "T-4", suffix="svs")],
 }
@@ -81,7 +85,11 @@ def gdc():
         running.shutdown()
 
 
-SETTINGS = {"projects": ["TCGA-GBM", "TCGA-LGG"], "cbioportal_study": "lgggbm_tcga_pub"}
+SETTINGS = {
+    "projects": ["TCGA-GBM", "TCGA-LGG"],
+    "kinds": ["expression", "mutations", "slide"],
+    "cbioportal_study": "lgggbm_tcga_pub",
+}
 
 
 def test_all_pages_become_one_manifest(gdc):
@@ -108,7 +116,23 @@ def test_all_pages_become_one_manifest(gdc):
         "clinical": 1,
     }
     assert frame.loc[frame["kind"] == "clinical", "url"].item().startswith("https://api.gdc.cancer.gov/cases?filters=")
-    assert [q["from"] for q in gdc.asked] == [0, 2, 0, 0, 0, 2]
+    assert [q["from"] for q in gdc.asked] == [0, 2, 0, 0, 2]
+
+
+def test_a_file_of_several_cases_is_left_out_and_named(gdc, capsys):
+    frame, _ = query_manifest(SETTINGS, gdc.address)
+    assert frame.loc[frame["kind"] == "mutations", "file_id"].tolist() == ["id-5"]
+    assert "1 mutations files that are not of one case were left out: id-9" in capsys.readouterr().out
+
+
+def test_a_kind_without_a_file_is_a_reason(gdc):
+    settings = {"projects": ["CPTAC-3"], "primary_sites": ["Brain"], "kinds": ["expression", "copy_number"]}
+    reason = (
+        r"the GDC has no open files for CPTAC-3 \(Brain\) of kind copy_number; take what is not there out of `kinds`"
+    )
+    with pytest.raises(Unavailable, match=reason) as caught:
+        query_manifest(settings, gdc.address)
+    assert caught.value.awaits is None  # only other settings, or another release of the GDC, would help
 
 
 def test_the_question_asks_for_open_files_of_the_projects(gdc):
@@ -152,7 +176,8 @@ def test_cases_of_one_primary_site_are_asked_for_alone(gdc):
         ("short", InputError, "0 of 4 expression files were listed"),
     ],
 )
-def test_what_can_go_wrong_is_told_apart(gdc, broken, error, message):
+def test_what_can_go_wrong_is_told_apart(gdc, monkeypatch, broken, error, message):
+    monkeypatch.setattr("histofuse.sources.fetch.PAUSE", 0)
     gdc.broken = broken
     with pytest.raises(error, match=message):
         query_manifest(SETTINGS, gdc.address)
@@ -163,3 +188,33 @@ def test_no_network_and_a_folder_are_no_failure_but_a_reason(tmp_path):
         query_manifest(SETTINGS, "http://127.0.0.1:9", timeout=2)
     with pytest.raises(Unavailable, match="on the network only"):
         query_manifest(SETTINGS, str(tmp_path))
+
+
+def pinned(folder, *kinds, **change):
+    rows = [
+        dict.fromkeys(COLUMNS, "")
+        | {"file_id": f"id-{kind}", "kind": kind, "filename": f"{kind}.tsv", "url": f"https://example.org/{kind}"}
+        | {"case_id": "" if kind == "clinical" else "T-1"}
+        | change
+        for kind in kinds
+    ]
+    write_table(pd.DataFrame(rows).drop(columns=["batch", "mpp"]), folder / "pinned.tsv")
+    return folder / "pinned.tsv"
+
+
+def test_a_list_of_ones_own_takes_the_place_of_the_question(tmp_path):
+    settings = {"projects": ["CPTAC-3"], "kinds": ["expression", "slide"]}
+    frame = pinned_manifest(pinned(tmp_path, "clinical", "expression", "slide"), settings)
+    assert frame["kind"].tolist() == ["clinical", "expression", "slide"]
+    with pytest.raises(
+        Unavailable, match=r"pinned\.tsv lists no files of kind slide; take what is not there out of `kinds`"
+    ):
+        pinned_manifest(pinned(tmp_path, "clinical", "expression"), settings)
+
+
+def test_a_list_without_clinical_records_or_cases_is_refused(tmp_path):
+    settings = {"projects": ["CPTAC-3"], "kinds": ["expression"]}
+    with pytest.raises(InputError, match=r"pinned\.tsv: no row is of kind clinical.*; add the GDC's answer to /cases"):
+        pinned_manifest(pinned(tmp_path, "expression"), settings)
+    with pytest.raises(InputError, match=r"pinned\.tsv, row 2 .*'id-expression'.* expression needs the case_id"):
+        pinned_manifest(pinned(tmp_path, "clinical", "expression", case_id=""), settings)

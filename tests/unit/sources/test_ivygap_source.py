@@ -168,7 +168,8 @@ def test_the_question_is_one_address(atlas, monkeypatch):
         (503, b"", Unavailable, "answers 503"),
     ],
 )
-def test_an_atlas_that_does_not_answer(atlas, status, content, error, message):
+def test_an_atlas_that_does_not_answer(atlas, monkeypatch, status, content, error, message):
+    monkeypatch.setattr("histofuse.sources.fetch.PAUSE", 0)
     atlas.status, atlas.content = status, content
     with pytest.raises(error, match=message):
         manifest({"slides": True}, atlas.address)
@@ -177,9 +178,10 @@ def test_an_atlas_that_does_not_answer(atlas, status, content, error, message):
 
 
 def test_a_mirror_folder_may_hold_the_list(tmp_path):
-    with pytest.raises(Unavailable, match=r"api/v2/data/query\.json is not in the mirror"):
-        manifest({"slides": True}, str(tmp_path))
     path = tmp_path / "api.brain-map.org/api/v2/data/query.json"
+    with pytest.raises(Unavailable, match=r"api/v2/data/query\.json is not in the mirror") as caught:
+        manifest({"slides": True}, str(tmp_path))
+    assert caught.value.awaits == path
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(TWO_SUB_BLOCKS))
     assert (manifest({"slides": True}, str(tmp_path))["kind"] == "slide").sum() == 2

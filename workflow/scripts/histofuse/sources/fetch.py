@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -16,18 +15,29 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
-from histofuse.io import InputError, digest, progress
+from histofuse.io import InputError, digest, progress, write_json
 
 TRIES = 3  # in a row without one new byte
 TIMEOUT = 60  # seconds without an answer
+PAUSE = 2.0  # seconds before the second try; twice as long before each further one
 _CHUNK = 1 << 20
 _WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_PADDING = 4096  # bytes that may follow the end marker
 
 
+NETWORK = "network"
+
+
 class Unavailable(Exception):
-    """A service cannot be reached from here; the message is the reason that a table's row will show."""
+    """A cohort cannot be had from here; the message is the reason that a table's row will show.
+
+    `awaits` is what may change that while the settings stay: the NETWORK, a file that a mirror folder lacks, or None.
+    """
+
+    def __init__(self, reason: str, awaits: str | Path | None = None):
+        super().__init__(reason)
+        self.awaits = awaits
 
 
 def source_of(url: str, mirror: str | Path | None) -> Path | str:
@@ -50,41 +60,63 @@ def source_of(url: str, mirror: str | Path | None) -> Path | str:
 def ask(url: str, source: str, question: Mapping | None = None, *, timeout: float, hint: str = "") -> dict:
     """The JSON answer of `source` (where `url` is looked for) to a question (POST) or, without one, to an address.
 
-    Raises Unavailable when nobody answers, InputError when the question is refused (`hint` says what to check) or the
-    answer is not JSON.
+    Raises Unavailable when nobody answers, or only that it is busy, after three tries; InputError when the question is
+    refused (`hint` says what to check) or the answer is not JSON.
     """
     body = None if question is None else json.dumps(question).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "histofuse"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(source, body, headers), timeout=timeout) as answer:
+        with _open(urllib.request.Request(source, body, headers), timeout, PAUSE) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise Unavailable(f"{url} answers {error.code} {error.reason}") from error
+        if error.code >= 500 or error.code in _WORTH_ANOTHER_TRY:
+            raise Unavailable(f"{url} answers {error.code} {error.reason}", NETWORK) from error
         raise InputError(f"{url} refuses the question: {error.code} {error.reason}{hint}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+        raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})", NETWORK) from error
     except ValueError as error:
         raise InputError(f"{url} did not answer JSON ({error}); is a proxy in between?") from error
 
 
+def _open(request: urllib.request.Request, timeout: float, pause: float) -> http.client.HTTPResponse:
+    """The answer to a request, which a server that is busy or silent is sent three times."""
+    for failures in range(1, TRIES + 1):
+        try:
+            return urllib.request.urlopen(request, timeout=timeout)
+        except OSError as error:
+            # Nobody there at all (no such host, connection refused) is told at once and will not change in seconds.
+            silent = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+            if failures == TRIES or not (silent or getattr(error, "code", None) in _WORTH_ANOTHER_TRY):
+                raise
+        time.sleep(pause * 2 ** (failures - 1))
+
+
 def fetch_file(
-    row: Mapping[str, str], directory: str | Path, mirror: str | Path | None = None, *, pause: float = 2.0
+    row: Mapping[str, str],
+    directory: str | Path,
+    mirror: str | Path | None = None,
+    release: str | None = None,
+    *,
+    pause: float = PAUSE,
 ) -> Path:
     """Bring one row of a checked manifest to `directory/<kind>/<filename>` and return that path.
 
-    A file that is there and verifies is kept. A download that broke off goes on where it stopped (`.part`
+    A file that is there and verifies is kept. Without a checksum that says nothing of where it came from: then it is
+    kept only if it was fetched from the same address and at the same data `release`, which a hidden record beside it
+    tells (`.source`). A download that broke off goes on where it stopped (`.part`
     beside the target), is tried again after `pause`, 2·`pause`, … seconds, and gets its name only once its
     size and checksums are right. The part that an earlier run left is continued only where a checksum will tell
     whether both halves are of one file. Raises InputError when the content is not what the manifest says (the part
     is removed), when the file does not exist there, or after three tries in a row that brought nothing.
     """
     target = Path(directory, row["kind"], row["filename"])
-    if target.exists() and not problem_with(target, row):
+    record, origin = target.with_name(f".{target.name}.source"), {"url": row["url"], "release": release}
+    checked = bool(row["md5"] or row["sha256"])
+    if target.exists() and (checked or _recorded(record) == origin) and not problem_with(target, row):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    if not (row["md5"] or row["sha256"]):
+    if not checked:
         part.unlink(missing_ok=True)
     source = source_of(row["url"], mirror)
     if isinstance(source, Path):
@@ -103,8 +135,19 @@ def fetch_file(
         raise InputError(f"{row['filename']} from {source}: {problem}. Nothing was kept; check the manifest's row")
     with part.open("rb") as file:
         os.fsync(file.fileno())
+    record.unlink(missing_ok=True)  # before it could speak of another file
     part.replace(target)
+    if not checked:
+        write_json(origin, record)
     return target
+
+
+def _recorded(record: Path) -> object:
+    """Where a file without a checksum came from; None where nothing legible says so."""
+    try:
+        return json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def problem_with(path: Path, row: Mapping[str, str]) -> str | None:
@@ -213,17 +256,26 @@ def _length(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def fetch_batch(manifest: pd.DataFrame, batch: str, directory: str | Path, mirror: str | None) -> pd.DataFrame:
-    """Fetch the files of one batch; return its rows with the column `path` (the receipt)."""
-    rows = manifest[manifest["batch"] == batch]
+def fetch_batch(
+    manifest: pd.DataFrame, batch: str, directory: str | Path, mirror: str | None, release: str | None = None
+) -> pd.DataFrame:
+    """Fetch the files of one batch; return its rows with the column `path` (the receipt).
+
+    A file whose manifest row has no checksum gets one in the receipt, so that other content makes another receipt.
+    """
+    rows = manifest[manifest["batch"] == batch].copy()
     if rows.empty:
         raise InputError(f"the manifest has no batch {batch!r}")
-    paths = [fetch_file(row, directory, mirror) for row in progress(rows.to_dict("records"), batch)]
-    return rows.assign(path=[str(path) for path in paths])
+    rows["path"] = [
+        str(fetch_file(row, directory, mirror, release)) for row in progress(rows.to_dict("records"), batch)
+    ]
+    unknown = (rows["md5"] == "") & (rows["sha256"] == "")
+    rows.loc[unknown, "sha256"] = [digest(path, "sha256") for path in rows.loc[unknown, "path"]]
+    return rows
 
 
-def availability(manifest: pd.DataFrame, mirror: str | None, *, timeout: float = 10) -> tuple[bool, str]:
-    """Whether every file of a manifest can be had, and if not, the reason (one sentence for a table's row).
+def check_available(manifest: pd.DataFrame, mirror: str | None, *, timeout: float = 10, pause: float = PAUSE) -> None:
+    """Refuse a manifest with a file that cannot be had: Unavailable with the reason, one sentence for a table's row.
 
     Nothing is downloaded: a mirror folder is looked into, a server is asked for the headers, or one byte
     where it does not answer HEAD.
@@ -232,15 +284,12 @@ def availability(manifest: pd.DataFrame, mirror: str | None, *, timeout: float =
         source = source_of(url, mirror)
         if isinstance(source, Path):
             if not source.is_file():
-                return False, f"{url} is not in the mirror"
-            continue
-        reason = _unreachable(source, timeout)
-        if reason:
-            return False, f"{url} cannot be reached ({reason})"
-    return True, ""
+                raise Unavailable(f"{url} is not in the mirror", source)
+        elif reason := _unreachable(source, timeout, pause):
+            raise Unavailable(f"{url} cannot be reached ({reason})", NETWORK)
 
 
-def _unreachable(url: str, timeout: float) -> str | None:
+def _unreachable(url: str, timeout: float, pause: float) -> str | None:
     reason = None
     for request in (
         urllib.request.Request(url, method="HEAD"),
@@ -248,7 +297,7 @@ def _unreachable(url: str, timeout: float) -> str | None:
     ):
         request.add_header("User-Agent", "histofuse")
         try:
-            with contextlib.closing(urllib.request.urlopen(request, timeout=timeout)):
+            with _open(request, timeout, pause):
                 return None
         except urllib.error.HTTPError as error:
             reason = f"{error.code} {error.reason}"

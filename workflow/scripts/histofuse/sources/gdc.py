@@ -16,7 +16,7 @@ import pandas as pd
 
 from histofuse.io import InputError, progress
 from histofuse.sources.fetch import Unavailable, ask, source_of
-from histofuse.sources.manifest import COLUMNS
+from histofuse.sources.manifest import COLUMNS, read_manifest
 
 GDC = "https://api.gdc.cancer.gov"
 CBIOPORTAL = "https://www.cbioportal.org/api"
@@ -53,15 +53,54 @@ def query_manifest(
     diagnostic slides but one file of each other kind: the primary tumour's, and of several the one whose sample
     id sorts first, so that repeated assays do not depend on the order of the answer.
 
-    Raises Unavailable when the service does not answer, InputError when it refuses the question or answers
-    nonsense.
+    Raises Unavailable when the service does not answer or has no file of a kind, InputError when it refuses the
+    question or answers nonsense.
     """
-    kinds = settings.get("kinds", list(KINDS))
+    kinds = _kinds(settings)
     release = _ask(f"{GDC}/status", None, mirror, timeout).get("data_release", "unknown")
     hits = {kind: _files(settings, kind, mirror, page, timeout) for kind in progress(kinds, "GDC /files")}
     rows = [row for kind in kinds for row in _rows(hits[kind], kind)]
     rows += _clinical_rows(settings)
-    return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).fillna(""), release
+    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS)).fillna("")
+    cases = ", ".join(settings["projects"])
+    cases += f" ({', '.join(sites)})" if (sites := settings.get("primary_sites")) else ""
+    _refuse_without_files(frame, kinds, f"the GDC has no open files for {cases}", "list it in a `manifest`")
+    return frame, release
+
+
+def pinned_manifest(path: str | Path, settings: Mapping) -> pd.DataFrame:
+    """The rows of a list of files that takes the place of the query; docs/manifest.md tells what it holds.
+
+    Raises InputError when the files have no case or no clinical record, Unavailable when it lacks a kind of `kinds`.
+    """
+    frame = read_manifest(path, batched=False)
+    without_case = frame["kind"].isin(KINDS) & (frame["case_id"] == "")
+    if without_case.any():
+        number = int(without_case.to_numpy().argmax())
+        row = frame.iloc[number]
+        raise InputError(
+            f"{path}, row {number + 1} (file_id {row['file_id']!r}): a file of kind {row['kind']} needs the case_id "
+            "that it is of"
+        )
+    if not (frame["kind"] == "clinical").any():
+        raise InputError(
+            f"{path}: no row is of kind clinical, and without it nothing tells the follow-up of the cases; add the "
+            "GDC's answer to /cases (docs/manifest.md)"
+        )
+    _refuse_without_files(frame, _kinds(settings), f"{path} lists no files", "add it")
+    return frame
+
+
+def _kinds(settings: Mapping) -> list[str]:
+    return settings.get("kinds", list(KINDS))
+
+
+def _refuse_without_files(frame: pd.DataFrame, kinds: list[str], reason: str, remedy: str) -> None:
+    """Refuse a cohort that lacks files of a kind that is asked for."""
+    if lacking := [kind for kind in kinds if kind not in set(frame["kind"])]:
+        raise Unavailable(
+            f"{reason} of kind {' and '.join(lacking)}; take what is not there out of `kinds`, or {remedy}"
+        )
 
 
 def _clinical_rows(settings: Mapping) -> list[dict]:
@@ -96,14 +135,23 @@ def _clinical_rows(settings: Mapping) -> list[dict]:
 
 
 def _rows(hits: list[dict], kind: str) -> list[dict]:
-    """Manifest rows of one kind, in the order of case and sample."""
-    found = []
+    """Manifest rows of one kind, in the order of case and sample.
+
+    A file that is not of one case, such as one made of pooled samples, says nothing of any: these are left out, and
+    named on standard output.
+    """
+    found, pooled = [], []
     for hit in hits:
+        if len(hit.get("cases", [])) != 1:
+            pooled.append(hit["file_id"])
+            continue
         (case,) = hit["cases"]
         samples = case.get("samples", [])
         primary = sorted(s["submitter_id"] for s in samples if s.get("sample_type") == _PRIMARY)
         if kind == "slide" or primary:
             found.append((case["submitter_id"], primary, hit["file_id"], hit))
+    if pooled:
+        print(f"{len(pooled)} {kind} files that are not of one case were left out: {', '.join(pooled)}")
     found.sort(key=lambda entry: entry[:3])
     rows, seen = [], set()
     for case_id, _, file_id, hit in found:

@@ -70,7 +70,7 @@ def _ask_for_images(mirror: str | None, timeout: float) -> object:
     if not isinstance(source, Path):
         return ask(f"{ATLAS}/data/query.json", source, timeout=timeout)
     if not source.is_file():
-        raise Unavailable(f"{ATLAS}/data/query.json is not in the mirror")
+        raise Unavailable(f"{ATLAS}/data/query.json is not in the mirror", source)
     try:
         return json.loads(source.read_bytes())
     except ValueError as error:
