@@ -18,10 +18,19 @@ LOCKS = Path(".snakemake", "locks")
 
 
 def started(pid):
-    """When a process began, as text; none for one that is not there."""
+    """What tells a process from others that had or will have its number, as text; none for one that is not there.
+
+    On Linux which boot, and the ticks from then to its start: the time of day that psutil makes of them moves when the
+    clock is set. On macOS the time of day itself, which the kernel notes at the start and keeps.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
     try:
-        return repr(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
+        if not boot.is_file():
+            return repr(psutil.Process(pid).create_time())
+        # The name in parentheses may hold spaces; field 22 is the 20th after it.
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{boot.read_text().strip()} {ticks}"
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
 
 
