@@ -18,6 +18,7 @@ from histofuse.sources.simulated.clinical import gdc_cases
 from histofuse.sources.simulated.cohort import draw_cases
 from histofuse.sources.simulated.expression import star_counts
 from histofuse.sources.simulated.genes import gene_catalogue, n_named, on_arm
+from histofuse.sources.simulated.write import damaged_slides
 
 SHARED = Path(__file__).parents[4] / "shared"
 SETTINGS = {"cases": 8, "seed": 11, "genes": 230, "slide_pixels": 512, "missing": 0.0, "broken_slides": 0}
@@ -226,3 +227,9 @@ def test_alterations_follow_the_labels():
         "glioblastoma",
         "astrocytoma_grade4",
     }
+
+
+def test_a_larger_cohort_damages_the_same_slides_where_there_are_enough():
+    small, large = (draw_cases(Settings(cases=cases, seed=1, missing=0)) for cases in (24, 60))
+    assert damaged_slides(small, 3) == damaged_slides(large, 3)
+    assert damaged_slides(small, 4) != damaged_slides(large, 4)  # 24 slides have three sevenths from the fourth

@@ -47,8 +47,8 @@ def simulate(settings: dict, directory: Path) -> None:
     cases whose survival the files tell).
 
     `settings` is the config entry (see `Settings`). The directory appears when all is written. The same settings
-    give the same bytes, and a case's files do not change when more cases are asked for. Raises InputError for
-    bad settings.
+    give the same bytes, and a case's files do not change when more cases are asked for, but for slides that are
+    damaged because the cohort has too few (see `damaged_slides`). Raises InputError for bad settings.
     """
     chosen = Settings.parse(settings)
     write = _write_ivygap if chosen.study == "ivygap" else _write_gdc
@@ -130,7 +130,10 @@ def _write_images(tumours: Sequence[Case], settings: Settings, mirror: Path) -> 
 
 
 def damaged_slides(cases: Sequence[Case], number: int) -> dict[str, str]:
-    """Which slides are damaged, and how: every seventh from the fourth, then the others, by the kinds in turn."""
+    """Which slides are damaged, and how: every seventh from the fourth, then the others, by the kinds in turn.
+
+    Of the sevenths a larger cohort damages the same; which others are taken depends on how many slides there are.
+    """
     slides = [slide for case in cases for slide in case.slides]
     if number > len(slides):
         raise InputError(f"simulated.broken_slides: {number} is more than the {len(slides)} slides of the cohort")
