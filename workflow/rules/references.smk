@@ -95,6 +95,12 @@ def refuse_unknown_row(table, row):
         return
     if protocol["kind"] == "given" and row["protocol"] not in config["cohorts"][row["cohort"]].get("splits", {}):
         raise WorkflowError(f"cohorts: {row['cohort']}: splits: {row['protocol']} is missing, which {table} asks for")
+    given = config["cohorts"][row["cohort"]].get("splits", {}).get(row["protocol"], [])
+    if protocol["kind"] == "given" and len(given) != protocol["n_splits"]:
+        raise WorkflowError(
+            f"protocols: {row['protocol']}: n_splits: {protocol['n_splits']} is not the number of split files that "
+            f"{row['cohort']} names for it, {len(given)}"
+        )
     models = sorted(lineage(row["model"])) if complete(row["model"]) else []
     for model in models:
         class_file(model)
