@@ -96,6 +96,11 @@ def task_settings(task):
     return without(config["tasks"][task], "label", "training")
 
 
+def cohort_settings(cohort):
+    """What of a cohort decides about its files and cases: all but its name for readers."""
+    return without(config["cohorts"][cohort], "label")
+
+
 def features_settings(features):
     """What of an entry of slide_features decides about a slide's features: not what may fail, nor a job's resources."""
     return without(config["slide_features"][features], "max_excluded", "gpu", "mem_mb", "runtime", "threads")
