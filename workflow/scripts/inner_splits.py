@@ -8,8 +8,9 @@ start_log(snakemake.log[0])
 tuning = snakemake.params.tuning
 
 cases = read_table(snakemake.input.population)
-diagnosis = read_cases(snakemake.input.cases).set_index("case_id")["diagnosis"]
-cases["diagnosis"] = cases["label"] if cases["label"].notna().any() else cases["case_id"].map(diagnosis)
+about = read_cases(snakemake.input.cases).set_index("case_id")
+cases["source"] = cases["case_id"].map(about["source"])
+cases["diagnosis"] = cases["label"] if cases["label"].notna().any() else cases["case_id"].map(about["diagnosis"])
 splits = inner(read_table(snakemake.input.splits), cases, tuning["inner"], tuning["seed"])
 print(splits.groupby(["split", "part"]).size().unstack())
 write_table(splits, snakemake.output.splits)
