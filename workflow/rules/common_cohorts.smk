@@ -70,11 +70,6 @@ def receipts(cohort, *kinds):
     return [f"resources/{cohort}/receipts/{name}.tsv" for name in batches]
 
 
-def alterations_for_labels(cohort):
-    """The alterations decide between two diagnoses (CDKN2A) where there are files to call them from."""
-    return [f"results/{cohort}/genomics/alterations.parquet"] if receipts(cohort, "copy_number") else []
-
-
 def receipts_of_splits(cohort, protocol):
     """Receipts of published split files, for a protocol that takes them."""
     return receipts(cohort, "splits") if config["protocols"][protocol]["kind"] == "given" else []

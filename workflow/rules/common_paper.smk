@@ -144,7 +144,7 @@ def heading(path):
     _, cohort, *rest = Path(path).parts
     about = [part.removesuffix("_excluded") for part in (Path(rest[-1]).stem, rest[-2] if len(rest) > 1 else "")]
     names = {
-        "excluded_cases": "follow-up",
+        "excluded_cases": "follow-up (left out of survival alone)",
         "excluded_expression": "expression files",
         "excluded_alterations": "alteration files",
     }
