@@ -4,8 +4,8 @@
 OF_ROWS = ("kaplan_meier", "hazards", "modulation", "gene_importance")
 CAPTIONS = {
     "intervals": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
-    "(thin), or the bootstrap interval over the cases of another cohort that a row was scored on (dashed). Dotted: the "
-    "reference row",
+    "(thin), or the bootstrap interval over the test cases of a single split or the cases of another cohort (dashed). "
+    "Dotted: the reference row",
     "kaplan_meier": "test cases above and below the median of the training risks, each case once. The log-rank p only "
     "describes, as models of different splits share cases",
     "hazards": "predicted risks (with Cox's loss, log hazards) of the test parts of all splits, of the first seed. They "
@@ -17,9 +17,10 @@ CAPTIONS = {
     "coordination": "how often and how far the branches' gradients conflict, which of them is changed, and how far each "
     "branch is trusted. Lines: means over the runs of all splits and seeds; bands: the middle 80 % of runs",
     "roc": "each class against the rest, mean over the test parts of all splits with a band of one standard deviation. "
-    "AUC: mean over splits, with the interval corrected for their overlap",
+    "AUC: mean over splits, with the interval corrected for their overlap, or with one split of a bootstrap over its "
+    "test cases",
     "sensitivity": "estimates with the papers' t-interval (thick) and the interval corrected for overlapping splits "
-    "(thin); values are equally spaced. Whether rows differ is tested in the table, on differences within splits: "
+    "(thin), or with a single split the bootstrap interval over its test cases; values are equally spaced. Whether rows differ is tested in the table, on differences within splits: "
     "intervals that overlap do not say that they are equal",
     "gene_importance": "what it does when an input of the test cases is that of other cases (permutation importance). "
     "Dotted: how far apart the outputs of two cases lie, of a normal distribution. Small dots: runs, each the mean over "

@@ -1,4 +1,4 @@
-"""Put the metrics of all models of a cohort into one tidy table, without the replicates of those scored elsewhere."""
+"""Put the metrics of all models of a cohort into one tidy table, without replicates and digests."""
 
 import pandas as pd
 

@@ -2,17 +2,14 @@
 
 import numpy as np
 import pytest
-from lifelines.utils import concordance_index
 from scipy import stats
 
 from histofuse.evaluation.statistics import (
-    bootstrap_c_index,
     corrected_half_width,
     corrected_paired_test,
     holm,
     t_half_width,
 )
-from histofuse.evaluation.undefined import Undefined
 
 VALUES = np.array([0.81, 0.84, 0.79, 0.86, 0.80])
 
@@ -63,38 +60,3 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm([0.04, 0.01, 0.03, 0.02]), [0.06, 0.04, 0.06, 0.06])
     np.testing.assert_allclose(holm([0.6, np.nan, 0.7]), [1, np.nan, 1])
     assert holm([]).size == 0
-
-
-def test_bootstrap_equals_the_slow_way():
-    rng = np.random.default_rng(3)
-    n = 60
-    time, event, risk = rng.integers(1, 30, n), rng.integers(0, 2, n), rng.normal(size=n).round(1)
-    low, high = bootstrap_c_index(risk, time, event, n_replicates=300, seed=5)
-    counts = np.random.default_rng(5).multinomial(n, np.full(n, 1 / n), size=300)
-    drawn = [np.repeat(np.arange(n), count) for count in counts]
-    slow = [concordance_index(time[d], -risk[d], event[d]) for d in drawn]
-    assert (low, high) == (pytest.approx(np.quantile(slow, 0.025)), pytest.approx(np.quantile(slow, 0.975)))
-
-
-def test_bootstrap_repeats_with_its_seed():
-    time, event, risk = np.arange(1, 31), np.tile([1, 0], 15), np.random.default_rng(0).normal(size=30)
-    assert bootstrap_c_index(risk, time, event, seed=1) == bootstrap_c_index(risk, time, event, seed=1)
-    assert bootstrap_c_index(risk, time, event, seed=1) != bootstrap_c_index(risk, time, event, seed=2)
-
-
-def test_bootstrap_without_a_pair():
-    with pytest.raises(Undefined):
-        bootstrap_c_index([1, 2], [1, 1], [1, 1])
-
-
-def test_bootstrap_draws_a_case_with_all_its_slides():
-    """Rows whose cases have 1 to 3 slides, against drawing the cases one by one."""
-    rng = np.random.default_rng(4)
-    case = np.repeat(np.arange(30), rng.integers(1, 4, 30))
-    time, event = rng.integers(1, 30, 30)[case], rng.integers(0, 2, 30)[case]
-    risk = rng.normal(size=case.size).round(1)
-    counts = np.random.default_rng(5).multinomial(30, np.full(30, 1 / 30), size=300)
-    drawn = [np.concatenate([np.flatnonzero(case == k) for k in np.repeat(np.arange(30), n)]) for n in counts]
-    slow = [concordance_index(time[d], -risk[d], event[d]) for d in drawn]
-    expected = pytest.approx(np.quantile(slow, 0.025)), pytest.approx(np.quantile(slow, 0.975))
-    assert bootstrap_c_index(risk, time, event, case, n_replicates=300, seed=5) == expected

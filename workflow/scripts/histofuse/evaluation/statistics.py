@@ -10,9 +10,6 @@ from __future__ import annotations
 import numpy as np
 from scipy import special  # of the package only what is needed: scipy.stats takes half a second to import
 
-from histofuse.evaluation.survival import check_survival, concordance_pairs
-from histofuse.evaluation.undefined import Undefined
-
 
 def t_half_width(values, level: float = 0.95) -> float:
     """Half the width of the t-interval of a mean, t·s/√J: the papers' "±". NaN for fewer than two values."""
@@ -54,32 +51,6 @@ def holm(p_values) -> np.ndarray:
     steps = p_values[order] * np.arange(order.size, 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
-
-
-def bootstrap_c_index(
-    risk, time, event, case=None, n_replicates: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of Harrell's C over cases, for a protocol with a single split.
-
-    A replicate is a vector of how often each case was drawn, so all replicates are two products of the count
-    matrix with the pair matrices. A case is never compared with its own copy. Replicates without a comparable
-    pair are left out. `case` [n] holds each row's case number 0 … m−1 where a case has several rows (slides): cases
-    are drawn, each with all its rows. By default each row is a case.
-    """
-    time, event, risk = check_survival(time, event, risk=risk)
-    comparable, score = concordance_pairs(time, event, risk)
-    if not comparable.any():
-        raise Undefined("no comparable pair of cases")
-    case = np.arange(time.size) if case is None else np.asarray(case)
-    n = case.max() + 1
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_replicates)[:, case]
-    counts = counts.astype(np.float64)
-    died = counts[:, np.flatnonzero(event)]
-    n_pairs = ((died @ comparable.astype(np.float64)) * counts).sum(axis=1)
-    concordant = ((died @ score) * counts).sum(axis=1)
-    replicates = concordant[n_pairs > 0] / n_pairs[n_pairs > 0]
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _half_width(values, extra: float, level: float) -> float:

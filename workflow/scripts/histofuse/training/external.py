@@ -213,7 +213,7 @@ def predict_external(
     The predictions hold its cases as part "test", and before them the run's own training cases as part "train", from
     `own`, the run's predictions: they gave the baseline hazard of the survival curves and are what risk groups are
     told apart by. They are not for censoring weights: how long patients were followed is a property of the cohort
-    that is scored, so a metric has to estimate these weights on its own cases (see `evaluation.external`).
+    that is scored, so a metric has to estimate these weights on its own cases (see `evaluation.score`).
 
     Args:
         model_class, entry, task: of the run; split: as `read_split` gives it for `read_at_scoring` of its inputs;
