@@ -39,7 +39,13 @@ rule figure_heatmaps:
     input:
         unpack(lambda wildcards: run_over_slides(wildcards, "heatmaps")),
     output:
-        svg="results/figures/{table}/heatmaps_{model}.svg",
+        svg=report(
+            "results/figures/{table}/heatmaps_{model}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "heatmaps", "model": "{model}"},
+        ),
         png="results/figures/{table}/heatmaps_{model}.png",
     log:
         "logs/figures/{table}/heatmaps_{model}.log",
@@ -96,7 +102,13 @@ rule figure_sampling_points:
     input:
         unpack(lambda wildcards: run_over_slides(wildcards, "sampling_points")),
     output:
-        svg="results/figures/{table}/sampling_points_{model}.svg",
+        svg=report(
+            "results/figures/{table}/sampling_points_{model}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "sampling points", "model": "{model}"},
+        ),
         png="results/figures/{table}/sampling_points_{model}.png",
     log:
         "logs/figures/{table}/sampling_points_{model}.log",

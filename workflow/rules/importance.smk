@@ -38,7 +38,13 @@ rule figure_gene_importance:
     input:
         importance=lambda wildcards: runs_of_row(wildcards.table, wildcards.model, "gene_importance"),
     output:
-        svg="results/figures/{table}/gene_importance_{model}.svg",
+        svg=report(
+            "results/figures/{table}/gene_importance_{model}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{table}",
+            labels={"figure": "gene importance", "model": "{model}"},
+        ),
         png="results/figures/{table}/gene_importance_{model}.png",
     log:
         "logs/figures/{table}/gene_importance_{model}.log",
