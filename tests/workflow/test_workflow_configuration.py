@@ -1,9 +1,11 @@
 """Every configuration that is shipped can be planned; a wrong one is refused before the first job, naming the key."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+import yaml
 from workflow_examples import NO_SHARED, ROOT, SHARED, Checkout, tiny_config
 
 
@@ -297,6 +299,54 @@ def test_shipped_configuration_can_be_planned(tmp_path, name):
     plan = checkout.plan("--configfile", f"config/{name}")
 
     assert {"table", "report"} <= set(plan.jobs)
+
+
+KINDS = {
+    "gdc": ["clinical", "molecular", "expression", "mutations", "copy_number", "slide"],
+    "ivygap": ["ivygap_expression", "ivygap_tumors", "ivygap_samples", "ivygap_sub_blocks", "slide"],
+}
+
+
+def lay_manifest(folder, entry):
+    """Write what is known of a cohort whose files were asked for: one batch of each kind, two of slides."""
+    kinds = [kind for kind in KINDS[entry["source"]] if kind != "molecular" or "cbioportal_study" in entry]
+    lines = [f"{kind}\t{kind}-{batch:03d}" for kind in kinds for batch in range(2 if kind == "slide" else 1)]
+    folder.mkdir(parents=True)
+    (folder / "manifest.tsv").write_text("\n".join(["kind\tbatch", *lines]) + "\n")
+    (folder / "availability.json").write_text(json.dumps({"available": True, "reason": "", "release": None}))
+
+
+def weights_named(value):
+    """All that the entries of a configuration name as `checkpoint`."""
+    inner = [weights_named(one) for one in value.values() if isinstance(one, dict)] if isinstance(value, dict) else []
+    return {value.get("checkpoint")}.union(*inner) - {None}
+
+
+def test_all_runs_of_the_papers_are_planned_where_files_and_weights_are_there(tmp_path):
+    """A plan stops at a cohort's list of files; here the lists, and all files that users bring, are there already."""
+    checkout = Checkout(tmp_path / "repository")
+    config = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
+    for name, entry in config["cohorts"].items():
+        if entry["source"] in KINDS:
+            lay_manifest(checkout / f"resources/{name}", entry)
+    folders = weights_named(config["embeddings"])
+    brought = {f"{folder}/{file}" for folder in folders for file in ("args.json", "vocab.json", "best_model.pt")}
+    brought |= weights_named(config["models"]) | {atlas["file"] for atlas in config["atlases"].values()}
+    for path in map(checkout.folder.joinpath, brought):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    plan = checkout.plan("--configfile", "config/paper.yaml")
+
+    rules = {"fetch", "cases", "expression", "expression_ivygap", "join_cases", "alterations", "embed_cases"}
+    rules |= {"encode_slides", "pack_slides", "cut_regions", "encode_regions", "train", "tune", "predict_external"}
+    rules |= {"tile_scores", "sampling_points", "gene_importance", "score", "score_external", "table", "report"}
+    assert rules <= set(plan.jobs)
+    # two batches of each of three cohorts at two magnifications; of kidneys regions alone are read
+    assert plan.jobs["encode_slides"] == 2 * 3 * 2
+    shown = {row["model"] for table in config["tables"].values() if "tuning" not in table for row in table["rows"]}
+    assert shown <= plan.trained
+    assert len(plan.trained) > len(shown)
 
 
 def test_demo_is_the_configuration_by_default(untouched):
