@@ -1,5 +1,6 @@
 """Slides and regions: where their batches lie, and which files of the user they are made with."""
 
+import csv
 import functools
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def features_made_by(*roads):
         for name, entry in config.get("slide_features", {}).items()
     }
     return "|".join(name for name, kind in kinds.items() if kind in roads) or "(?!)"
+
+
+def memory_of_encoding(features):
+    """MB that an encoding job asks for: what its entry says, or enough for the weights of its preset, 4 bytes each."""
+    entry = config["slide_features"][features]
+    with SCRIPTS.joinpath("histofuse", "slides", "encoder_presets.tsv").open(encoding="utf-8", newline="") as file:
+        millions = {row["name"]: float(row["parameters"] or 0) for row in csv.DictReader(file, delimiter="\t")}
+    return entry.get("mem_mb", max(6000, 4000 + round(4 * millions.get(entry["encoder"], 0))))
+
+
+def dropped_in_files(features):
+    """The files of features that were made elsewhere: a folder's own date is silent about changes within files."""
+    places = library_table("slides/dropin.py", "PLACES")
+    return sorted(
+        str(file) for place in places for file in Path(config["slide_features"][features]["from"]).glob(place)
+    )
 
 
 def weights_file(features):

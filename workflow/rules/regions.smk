@@ -79,7 +79,7 @@ rule encode_regions:
     threads: lambda wildcards: config["slide_features"][wildcards.features]["threads"]
     resources:
         gpu=lambda wildcards: config["slide_features"][wildcards.features]["gpu"],
-        mem_mb=6000,
+        mem_mb=lambda wildcards: memory_of_encoding(wildcards.features),
         runtime=60,
     params:
         settings=lambda wildcards: features_settings(wildcards.features),

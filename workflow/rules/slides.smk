@@ -22,7 +22,7 @@ rule encode_slides:
     threads: lambda wildcards: config["slide_features"][wildcards.features]["threads"]
     resources:
         gpu=lambda wildcards: config["slide_features"][wildcards.features]["gpu"],
-        mem_mb=6000,
+        mem_mb=lambda wildcards: memory_of_encoding(wildcards.features),
         runtime=240,
     params:
         settings=lambda wildcards: features_settings(wildcards.features),

@@ -2,9 +2,11 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from torch import nn
 from histofuse.io import InputError
 from histofuse.models.t2t_vit import T2TViT
 from histofuse.models.torchvision_shim import ensure_torchvision
-from histofuse.slides import encoder_models
+from histofuse.slides import encoder_models, encoder_presets
 from histofuse.slides.encoder_models import POOLINGS, build, folded
 from histofuse.slides.encoder_presets import Preset, find_preset, presets
 from histofuse.slides.encoders import load_encoder
@@ -267,6 +269,27 @@ def test_weights_from_the_hub_are_compared_with_the_network(settings, monkeypatc
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin: the weights do not fit the encoder"):
         load_encoder(settings | {"weights": "hub"})
+
+
+@pytest.mark.parametrize("mapped", [True, False], ids=["of today", "of before torch 1.6"])
+def test_a_file_of_weights_takes_no_memory_where_it_can_be_mapped(settings, monkeypatch, tmp_path, mapped):
+    """Beside the network, of which the largest presets take 4.5 GB."""
+    model, asked, load = seeded(timm.create_model, "test_vit", num_classes=0), [], torch.load
+    torch.save(model.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=mapped)
+    monkeypatch.setattr(torch, "load", lambda *args, **options: asked.append(options["mmap"]) or load(*args, **options))
+    encoder = load_encoder(settings | {"encoder": "test_vit", "weights": str(tmp_path / "w.pth")})
+    assert asked == [mapped]
+    assert torch.equal(encoder.module.model.cls_token, model.cls_token)
+
+
+def test_parameters_of_presets_are_those_of_the_networks():
+    """Jobs ask for memory by them."""
+    table = pd.read_csv(Path(encoder_presets.__file__).with_suffix(".tsv"), sep="\t", index_col="name")
+    for name, preset in presets().items():
+        if preset.library:
+            with torch.device("meta"):
+                found = sum(p.numel() for p in build(preset).parameters()) / 1e6
+            assert table.loc[name, "parameters"] == pytest.approx(found, abs=0.06), name
 
 
 def test_normalisations_are_folded():

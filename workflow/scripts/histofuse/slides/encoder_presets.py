@@ -2,8 +2,9 @@
 
 Columns: `library` (timm; histofuse for a model of ours; empty where neither can load it), `model` and `kwargs` (what
 the model is made of), `stage` and `pooling` (see encoder_models.py), `input_px`, `interpolation`, `mean` and `std` (the
-transform; empty: what timm says of the model), `dim` (width of a feature), `hub`, `revision` and `file` (the weights),
-`gated` (whether the hub asks for an account), `licence`, `source` and `note`. A revision is a commit where one is known
+transform; empty: what timm says of the model), `dim` (width of a feature), `parameters` (millions of weights, by which
+jobs ask for memory), `hub`, `revision` and `file` (the weights), `gated` (for readers: whether the hub asks for an
+account), `licence`, `source` and `note`. A revision is a commit where one is known
 to hold the weights, else `main`; the digest of the weights that were loaded stands beside every feature in any case.
 """
 
@@ -34,7 +35,6 @@ class Preset:
     hub: str = ""
     revision: str = "main"
     file: str = ""
-    gated: bool = False
     licence: str = ""
     source: str = ""
     note: str = ""
@@ -77,7 +77,6 @@ def _preset(row: dict[str, str]) -> Preset:
         mean=numbers(row["mean"]),
         std=numbers(row["std"]),
         dim=int(row["dim"]),
-        gated=row["gated"] == "yes",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import safetensors.torch
@@ -30,7 +31,8 @@ def load_weights(model: nn.Module, preset: Preset, path: Path) -> None:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, so that beside the network the file takes no memory; files of before torch 1.6 cannot be.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # each format raises its own kinds
         raise InputError(f"{path}: encoder weights cannot be read ({error})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}

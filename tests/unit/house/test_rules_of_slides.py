@@ -1,4 +1,4 @@
-"""An option of slide_features that would change nothing is refused; one that is at its default is not."""
+"""What the rules of slides refuse, what they take as their input, and the memory that they ask for."""
 
 import copy
 from pathlib import Path
@@ -29,7 +29,7 @@ OF_ENCODING = ENCODER | {"tile_px": 448, "stage": 2, "pooling": "mean", "precisi
 
 
 def check(entry):
-    """Take a configuration of one entry of slide_features as the workflow does."""
+    """Take a configuration of one entry of slide_features as the workflow does: the names that its rules then see."""
     config = {"slide_features": {"mine": copy.deepcopy(entry)}, "slide_regions": {"dense": {}}}
     validate(copy.deepcopy(NEEDED) | config, str(SCHEMA))
     config |= {"cohorts": {}, "tasks": {}, "tables": {}}
@@ -37,6 +37,7 @@ def check(entry):
     room |= {"SCRIPTS": ROOT / "workflow" / "scripts", "yaml": yaml, "Path": Path}
     for rules in RULES:
         exec(rules.read_text(), room)
+    return room
 
 
 @pytest.mark.parametrize(("key", "value"), OF_TILES.items())
@@ -58,3 +59,26 @@ def test_what_is_read_and_what_is_a_default_may_be_said():
     check(OF_REGIONS | OF_ENCODING | {"threads": 2, "gpu": 0, "max_excluded": 0.5})
     check(OF_REGIONS | {"mpp": 0.5, "quality": {}, "stain": {"method": "none"}, "keep_tiles": False})
     check({"from": "given", "max_excluded": 0.5, "gpu": 0})
+
+
+def test_files_made_elsewhere_are_the_input(tmp_path):
+    """A folder's own date is silent about a file that is written anew, or lies in a folder within it."""
+    names = ["a.h5", "b.pt", "h5_files/c.h5", "pt_files/d.pt"]
+    for name in [*names, "notes.txt", "other/e.h5"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = check({"from": str(tmp_path)})["dropped_in_files"]("mine")
+    assert found == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("entry", "mb"),
+    [
+        ({"encoder": "resnet50-stage3"}, 6000),
+        ({"encoder": "vit_large_patch16_224"}, 6000),
+        ({"encoder": "h-optimus-0"}, 8539),
+        ({"encoder": "h-optimus-0", "mem_mb": 16000}, 16000),
+    ],
+)
+def test_memory_of_encoding(entry, mb):
+    assert check({"weights": "random"} | entry)["memory_of_encoding"]("mine") == mb
