@@ -95,6 +95,7 @@ rule drop_in_features:
     input:
         cases="results/{cohort}/cases.parquet",
         folder=lambda wildcards: config["slide_features"][wildcards.features]["from"],
+        files=lambda wildcards: dropped_in_files(wildcards.features),
     output:
         directory=directory("results/{cohort}/slides/{features}/given"),
     log:
