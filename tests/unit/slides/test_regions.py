@@ -15,7 +15,7 @@ from histofuse.io import InputError, read_table, sha256, write_table
 from histofuse.slides.crops import crop_corners, cut_crops, encode_regions
 from histofuse.slides.pack import gather_slides, pack
 from histofuse.slides.quality import Survey
-from histofuse.slides.reader import SlideError
+from histofuse.slides.reader import Slide, SlideError
 from histofuse.slides.region_table import read_regions
 from histofuse.slides.regions import (
     REGION_COLUMNS,
@@ -347,6 +347,21 @@ def test_bad_slides_are_set_aside_with_reasons(write_slide, cutting, tmp_path):
     slides, _ = cut(receipt, cutting | {"from": str(tmp_path / "t.csv")}, tmp_path / "given")
     assert "x=900, y=0" in slides.loc[0, "reason"]
     assert "reaches beyond the slide of 1024 × 1024 px" in slides.loc[0, "reason"]
+
+
+def test_a_slide_that_is_damaged_at_its_second_region_leaves_no_files(write_slide, cutting, tmp_path, monkeypatch):
+    path, read, reads = write_slide(nuclei()), Slide.read, iter(range(9))
+
+    def damaged(self, *place):
+        if next(reads) == 1:
+            raise SlideError("damaged: cannot be read")
+        return read(self, *place)
+
+    monkeypatch.setattr(Slide, "read", damaged)
+    slides, regions = cut(receipt_of(path), cutting, tmp_path / "out")
+    assert slides["reason"].tolist() == ["damaged: cannot be read"]
+    assert regions.empty
+    assert {p.name for p in (tmp_path / "out").rglob("*.*")} == {"slides.parquet", "regions.parquet"}
 
 
 def test_resolutions_of_the_receipt_and_overrides(write_slide, cutting, tmp_path):

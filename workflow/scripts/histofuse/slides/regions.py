@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,8 @@ def cut_regions(receipt: pd.DataFrame, settings: dict, directory: Path) -> tuple
                 row |= slide_quality(view)
                 stains, regions = cut_slide(view, slide, slide_id, settings, places, directory)
         except SlideError as error:
+            # What was cut before the damage was met.
+            shutil.rmtree(directory / "regions" / slide_id, ignore_errors=True)
             rows.append(row | {"reason": str(error), "stain": "", "stain_reason": ""})
             continue
         rows.append(row | stains | {"status": "used", "n_regions": len(regions)})
