@@ -8,7 +8,7 @@ from histofuse.io import InputError
 
 MANIFEST = pd.DataFrame(
     [
-        ("T-1", "slide", "T-1-DX2.svs"),
+        ("T-1", "slide", "T-1-DX2.tiff"),
         ("T-1", "slide", "T-1-DX1.svs"),
         ("T-1", "expression", "1.tsv"),
         ("T-1", "mutations", "1.maf.gz"),

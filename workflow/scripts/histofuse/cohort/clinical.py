@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def cases_from_gdc(hits: Iterable[Mapping], molecular: Iterable[Mapping], manife
             "case_id": case,
             **_clinical(hit),
             **labels.get(case, {}),
-            "slides": [name.removesuffix(".svs") for name in slides.get(case, [])],
+            "slides": [Path(name).stem for name in slides.get(case, [])],
             "has_expression": "expression" in has,
             "has_alterations": has >= _ALTERATIONS,
             "has_slides": "slide" in has,
