@@ -88,7 +88,8 @@ def test_features_do_not_depend_on_how_tiles_are_batched_nor_on_threads(encoder,
     tiles = np.random.default_rng(1).integers(0, 256, (21, 160, 160, 3), dtype=np.uint8)
     whole, _ = encoder.encode_all([tiles])
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    assert threads == 1
+    torch.set_num_threads(2)
     try:
         parts, share = encoder.encode_all(iter(np.split(tiles, cuts)))
     finally:

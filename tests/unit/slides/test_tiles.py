@@ -5,17 +5,18 @@ import pytest
 
 from histofuse.slides.quality import Survey
 from histofuse.slides.reader import SlideError
-from histofuse.slides.tiles import choose_tiles, tile_grid
+from histofuse.slides.tiles import choose_tiles, grid_shares
 
 
 def test_hand_case():
     mask = np.zeros((4, 6), bool)
     mask[:2, :2] = True  # the first tile is full
     mask[2:, 2] = True  # of the fifth, half
-    coords, share = tile_grid(mask, 10.0, width=60, height=40, side=20, min_tissue=0.5)
+    coords, (share, none) = grid_shares([mask, np.zeros_like(mask)], 10.0, width=60, height=40, side=20)
     assert coords.dtype == np.int64
-    assert coords.tolist() == [[0, 0], [20, 20]]
-    assert share.tolist() == [1.0, 0.5]
+    assert coords.tolist() == [[x, y] for y in (0, 20) for x in (0, 20, 40)]
+    assert share.tolist() == [1, 0, 0, 0, 0.5, 0]
+    assert none.tolist() == [0] * 6
 
 
 @pytest.mark.parametrize(("pixel", "side"), [(16.0, 224), (15.7, 224), (31.94, 449), (7.3, 100), (40.0, 33)])
@@ -23,7 +24,7 @@ def test_share_is_the_area_of_tissue(pixel, side):
     rng = np.random.default_rng(0)
     mask = np.kron(rng.random((12, 10)) < 0.5, np.ones((5, 5))).astype(bool)
     width, height = int(mask.shape[1] * pixel), int(mask.shape[0] * pixel)
-    coords, share = tile_grid(mask, pixel, width, height, side, min_tissue=0.0)
+    coords, (share,) = grid_shares([mask], pixel, width, height, side)
     assert len(coords) == (width // side) * (height // side)
     # An independent count: the mask's value under every level-0 pixel's centre.
     for (x, y), value in list(zip(coords, share))[::7]:
@@ -33,13 +34,13 @@ def test_share_is_the_area_of_tissue(pixel, side):
 
 
 def test_raster_order_inside_the_slide():
-    coords, share = tile_grid(np.ones((30, 40), bool), 8.0, width=317, height=239, side=50, min_tissue=0.9)
+    coords, (share,) = grid_shares([np.ones((30, 40), bool)], 8.0, width=317, height=239, side=50)
     assert coords.tolist() == [[x, y] for y in range(0, 200, 50) for x in range(0, 300, 50)]
     assert share == pytest.approx(1.0)
 
 
 def test_a_slide_smaller_than_a_tile_has_none():
-    coords, share = tile_grid(np.ones((5, 5), bool), 8.0, width=40, height=40, side=50, min_tissue=0.1)
+    coords, (share,) = grid_shares([np.ones((5, 5), bool)], 8.0, width=40, height=40, side=50)
     assert coords.shape == (0, 2)
     assert share.shape == (0,)
 

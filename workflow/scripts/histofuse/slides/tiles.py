@@ -50,35 +50,23 @@ def choose_tiles(survey: Survey, slide: Slide, settings: dict) -> pd.DataFrame:
     return tiles[~bad].reset_index(drop=True)
 
 
-def tile_grid(
-    mask: np.ndarray, mask_pixel: float, width: int, height: int, side: int, min_tissue: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The tiles of a gapless grid that lie wholly on the slide and hold enough tissue.
+def grid_shares(
+    maps: list[np.ndarray], mask_pixel: float, width: int, height: int, side: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The tiles of a gapless grid that lie wholly on the slide, and what share of them each map covers.
 
     Parameters
     ----------
-    mask : bool [rows, columns], True on tissue, covering the slide from its origin.
-    mask_pixel : level-0 pixels per mask pixel.
+    maps : bool [rows, columns] each, covering the slide from its origin.
+    mask_pixel : level-0 pixels per pixel of a map.
     width, height : the slide in level-0 pixels.
     side : side of a tile in level-0 pixels.
-    min_tissue : smallest share of a tile's area that is tissue, 0 to 1.
 
     Returns
     -------
     coords : int64 [n, 2], (x, y) of the upper left corner in level-0 pixels, in raster order (row by row).
-    share : float64 [n], the tissue's share of each tile's area.
-    """
-    coords, (share,) = grid_shares([mask], mask_pixel, width, height, side)
-    enough = share >= min_tissue - ROUNDING
-    return coords[enough], share[enough]
-
-
-def grid_shares(
-    maps: list[np.ndarray], mask_pixel: float, width: int, height: int, side: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """All tiles of the grid, int64 [n, 2], and for each map the share of a tile's area where it is True, float64 [n].
-
-    Parameters as of `tile_grid`. Areas are summed once per map; a tile's borders may lie between its pixels.
+    shares : for each map float64 [n], the share of a tile's area where it is True. Areas are summed once per map; a
+        tile's borders may lie between its pixels.
     """
     x, y = np.arange(width // side) * side, np.arange(height // side) * side
     coords = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.int64)
