@@ -107,7 +107,7 @@ REFUSED = {
             scored("tiny_ivygap", "tiny_survival", 0)(config),
             config["tables"]["tiny_survival"].update(kaplan_meier=["clinical"]),
         ],
-        "tables: tiny_survival: kaplan_meier: 'clinical' is not the model of a row",
+        "tables: tiny_survival: kaplan_meier: clinical: is not the model of a row that is trained here",
     ),
     "unknown key at the top": (
         put("tabels", {}),

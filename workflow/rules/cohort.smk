@@ -25,7 +25,7 @@ rule cases:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lookup("cohorts/{cohort}", within=config),
+        settings=lambda wildcards: cohort_settings(wildcards.cohort),
         code=code("cases.py"),
     message:
         "Building the case table of {wildcards.cohort}"
@@ -54,7 +54,7 @@ rule cases_ivygap:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lookup("cohorts/{cohort}", within=config),
+        settings=lambda wildcards: cohort_settings(wildcards.cohort),
         code=code("cases_ivygap.py"),
     message:
         "Building the case table of {wildcards.cohort}"
@@ -134,7 +134,7 @@ rule population:
         mem_mb=2000,
         runtime=10,
     params:
-        task=lookup("tasks/{task}", within=config),
+        task=lambda wildcards: task_settings(wildcards.task),
         modalities=lambda wildcards: [in_words(name) for name in modalities_of(wildcards.cohort, wildcards.task)],
         every_class=True,
         code=code("population.py"),

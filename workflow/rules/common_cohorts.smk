@@ -20,12 +20,12 @@ def layout(cohort):
 
 def cohorts_from(*sources):
     """A regular expression of the cohorts with these sources, for wildcard constraints."""
-    return "|".join(name for name, entry in config["cohorts"].items() if entry["source"] in sources) or "(?!)"
+    return one_of(name for name, entry in config["cohorts"].items() if entry["source"] in sources)
 
 
 def cohorts_laid_out_as(*layouts):
     """A regular expression of the cohorts whose files have one of these layouts."""
-    return "|".join(name for name in config["cohorts"] if layout(name) in layouts) or "(?!)"
+    return one_of(name for name in config["cohorts"] if layout(name) in layouts)
 
 
 def members(cohort):

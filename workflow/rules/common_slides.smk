@@ -48,7 +48,22 @@ def features_made_by(*roads):
         name: "from" if "from" in entry else "regions" if "regions" in entry else "slides"
         for name, entry in config.get("slide_features", {}).items()
     }
-    return "|".join(name for name, kind in kinds.items() if kind in roads) or "(?!)"
+    return one_of(name for name, kind in kinds.items() if kind in roads)
+
+
+def of_batch(settings, cohort, batch):
+    """Settings with the resolutions of a batch's own slides alone, so that another slide's lets it be.
+
+    Batches are asked for once the manifest is there; a batch that is asked for by name before it gets them all.
+    """
+    manifest = Path("resources", cohort, "manifest.tsv")
+    if not settings["mpp_overrides"] or not manifest.is_file():
+        return settings
+    with manifest.open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file, delimiter="\t") if line["batch"] == batch]
+    slides = {Path(line["filename"]).stem for line in lines}
+    overrides = {slide: mpp for slide, mpp in settings["mpp_overrides"].items() if slide in slides}
+    return settings | {"mpp_overrides": overrides}
 
 
 def memory_of_encoding(features):

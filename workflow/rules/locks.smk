@@ -15,6 +15,7 @@ import psutil
 
 RUNNING = Path(".snakemake", "running")
 LOCKS = Path(".snakemake", "locks")
+PROC = Path(os.sep, "proc")  # there on Linux
 
 
 def started(pid):
@@ -23,12 +24,12 @@ def started(pid):
     On Linux which boot, and the ticks from then to its start: the time of day that psutil makes of them moves when the
     clock is set. On macOS the time of day itself, which the kernel notes at the start and keeps.
     """
-    boot = Path("/proc/sys/kernel/random/boot_id")
+    boot = PROC / "sys/kernel/random/boot_id"
     try:
         if not boot.is_file():
             return repr(psutil.Process(pid).create_time())
         # The name in parentheses may hold spaces; field 22 is the 20th after it.
-        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        ticks = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
         return f"{boot.read_text().strip()} {ticks}"
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None

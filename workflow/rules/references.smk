@@ -66,9 +66,6 @@ def refuse_unknown_references():
         published = published_figures(table)
         if published and not Path(published).is_file():
             raise WorkflowError(f"tables: {table}: published: there is no {published}")
-        for model in entry.get("kaplan_meier", []):
-            if model not in {row["model"] for row in own_rows(table)}:
-                raise WorkflowError(f"tables: {table}: kaplan_meier: {model!r} is not the model of a row")
 
 
 def refuse_unknown_row(table, row):

@@ -24,7 +24,9 @@ rule cut_regions:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=lambda wildcards: regions_settings(wildcards.regions),
+        settings=lambda wildcards: of_batch(
+            without(regions_settings(wildcards.regions), "crop_px", "stride_px"), wildcards.cohort, wildcards.batch
+        ),
         code=code("cut_regions.py"),
     message:
         "Cutting the regions of {wildcards.batch} of {wildcards.cohort} as {wildcards.regions}"

@@ -25,7 +25,7 @@ rule encode_slides:
         mem_mb=lambda wildcards: memory_of_encoding(wildcards.features),
         runtime=240,
     params:
-        settings=lambda wildcards: features_settings(wildcards.features),
+        settings=lambda wildcards: of_batch(features_settings(wildcards.features), wildcards.cohort, wildcards.batch),
         code=code("encode_slides.py"),
     message:
         "Encoding the tiles of {wildcards.batch} of {wildcards.cohort} as {wildcards.features}"

@@ -45,7 +45,7 @@ checkpoint manifest:
         mem_mb=1000,
         runtime=60,
     params:
-        settings=lookup("cohorts/{cohort}", within=config),
+        settings=lambda wildcards: cohort_settings(wildcards.cohort),
         mirror=config.get("mirror"),
         code=code("manifest.py"),
     message:

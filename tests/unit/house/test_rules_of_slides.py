@@ -82,3 +82,17 @@ def test_files_made_elsewhere_are_the_input(tmp_path):
 )
 def test_memory_of_encoding(entry, mb):
     assert check({"weights": "random"} | entry)["memory_of_encoding"]("mine") == mb
+
+
+def test_a_batch_is_told_the_resolutions_of_its_own_slides(tmp_path, monkeypatch):
+    """A job whose settings change is done again: the resolution of one slide concerns one batch."""
+    monkeypatch.chdir(tmp_path)
+    of_batch = check(ENCODER)["of_batch"]
+    settings = {"mpp": 0.5, "mpp_overrides": {"a": 0.25, "c.1": 0.2, "elsewhere": 1.0}}
+    assert of_batch(settings, "mine", "slide-0") == settings
+    (tmp_path / "resources/mine").mkdir(parents=True)
+    lines = ["kind\tbatch\tfilename", "slide\tslide-0\ta.svs", "slide\tslide-0\tb.svs", "slide\tslide-1\tc.1.jpg"]
+    (tmp_path / "resources/mine/manifest.tsv").write_text("\n".join(lines) + "\n")
+    assert of_batch(settings, "mine", "slide-0") == {"mpp": 0.5, "mpp_overrides": {"a": 0.25}}
+    assert of_batch(settings, "mine", "slide-1") == {"mpp": 0.5, "mpp_overrides": {"c.1": 0.2}}
+    assert of_batch({"mpp_overrides": {}}, "mine", "slide-1") == {"mpp_overrides": {}}
