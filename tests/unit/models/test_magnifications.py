@@ -34,7 +34,7 @@ def test_distinct_tiles_are_gathered_at_their_places():
 def test_bags_and_maps_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="is missing; the model reads tiles and tiles_10x"):
         bag_widths({"tiles": (8,)})
-    with pytest.raises(InputError, match="tiles: the model reads it as a map; give it `order: spatial` and `bag: 36`"):
+    with pytest.raises(InputError, match="tiles: the model reads it as a map; give it `order: raster` and `bag: 36`"):
         places_of({}, "tiles", 36)
     with pytest.raises(InputError, match="bag: 36 places, but the bag tiles holds 49: give both the same number"):
         places_of({"tiles_place": torch.zeros(1, 49)}, "tiles", 36)
