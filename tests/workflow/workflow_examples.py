@@ -40,6 +40,8 @@ cohorts:
     simulated:
       {study: cptac, files: slides, cases: 24, seed: 9, slide_pixels: 900, slides_per_case: 2, broken_slides: 0}
     files_per_job: {slide: 60}
+gene_selections:
+  hvg30: {top: 0.6}        # of 175 genes, so that some of each group are among them
 atlases:
   tiny_cells: {source: simulated, simulated: {cells_per_type: 12, donors: 4, genes: 193, seed: 7}, held_out: 0.25}
 embeddings:
