@@ -173,7 +173,7 @@ def test_a_student_is_scored_on_slides_of_another_cohort(tiny_grid, report_page)
         assert len(slides) > len(test)
     assert not (tiny_grid / "results/tiny_cptac/genomics").exists()
     assert not (tiny_grid / "results/tiny_cptac/runs").exists()
-    assert "Scored on tiny_cptac" in report_page
+    assert "Scored on Tiny external glioma" in report_page
 
 
 def test_slides_are_scored_beside_their_cases(tiny_grid):

@@ -45,7 +45,7 @@ checkpoint manifest:
         mem_mb=1000,
         runtime=60,
     params:
-        settings=lambda wildcards: cohort_settings(wildcards.cohort),
+        settings=lambda wildcards: without(cohort_settings(wildcards.cohort), "genomics", "cdkn2a_deletion"),
         mirror=config.get("mirror"),
         code=code("manifest.py"),
     message:
