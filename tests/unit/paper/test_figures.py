@@ -95,7 +95,7 @@ def test_every_row_is_drawn_in_order():
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Clinical", "SNN", "Ours"]
     assert texts(figure) == ["not run"]
-    labels = {text.get_text() for text in axes.get_legend().get_texts()}
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels == {"Corrected 95 % interval", "t-interval, as printed", "Estimate", "Published"}
 
 
@@ -106,7 +106,7 @@ def test_a_row_scored_on_another_cohort_has_an_interval_of_its_own_kind():
     labels = {"cohort": {"cptac": "CPTAC-GBM"}}
     built = build_table(entry, summarise_rows(entry, frame), labels=labels)
     axes = table_figure(built, "harrell_c", "Survival").axes[0]
-    drawn = [line for line in axes.lines if line.get_label() == "95 % bootstrap over\ncases of CPTAC-GBM"]
+    drawn = [line for line in axes.lines if line.get_label() == "95 % bootstrap over cases of CPTAC-GBM"]
     assert [tuple(line.get_ydata()) for line in drawn] == [(-1, -1)]
     assert drawn[0].is_dashed()
     assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "Corrected 95 % interval"] == [0]
@@ -114,7 +114,7 @@ def test_a_row_scored_on_another_cohort_has_an_interval_of_its_own_kind():
 
 def test_nothing_published_beside_a_simulated_cohort():
     figure = table_figure(table(), "harrell_c", "Survival", simulated=True)
-    assert "Published" not in {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    assert "Published" not in {text.get_text() for text in figure.legends[0].get_texts()}
     assert "simulated" in figure.get_suptitle()
 
 

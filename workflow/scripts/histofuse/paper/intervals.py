@@ -11,6 +11,9 @@ from histofuse.io import InputError
 from histofuse.paper.render import METRIC_NAMES
 from histofuse.paper.style import BLACK, BLUE, GREY, STYLE, VERMILLION, set_heading
 
+AXES_WIDTH = 3.2  # inches, margins included
+CHARACTER = 0.065  # inches of a row's label
+
 
 def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool = False) -> Figure:
     """One `metric` of a table: estimates, the papers' interval (thick) and the corrected one (thin), published figures.
@@ -23,7 +26,8 @@ def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool =
     if lines.empty:
         raise InputError(f"the table has no {metric}; it has {', '.join(table['metric'].unique())}")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 1.1 + 0.26 * len(lines)), layout="constrained")
+        width = AXES_WIDTH + CHARACTER * lines["row"].str.len().max()
+        figure = Figure(figsize=(max(5.2, width), 1.3 + 0.26 * len(lines)), layout="constrained")
         axes = figure.subplots()
         for place, line in lines.iterrows():
             _draw_row(axes, -place, line, simulated)
@@ -37,7 +41,7 @@ def table_figure(table: pd.DataFrame, metric: str, title: str, simulated: bool =
         handles, labels = axes.get_legend_handles_labels()
         by_label = dict(zip(labels, handles))
         if by_label:
-            axes.legend(by_label.values(), by_label.keys(), loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
+            figure.legend(by_label.values(), by_label.keys(), loc="outside lower left", ncols=2, fontsize=7)
         not_run = lines.index[lines["status"] != "run"]
         for place in not_run:
             axes.text(
@@ -50,7 +54,7 @@ def _draw_row(axes, place: int, line: pd.Series, simulated: bool) -> None:
     if pd.notna(line["ci_low"]):
         label, style = "Corrected 95 % interval" if line["n_splits"] > 1 else "95 % bootstrap over cases", "-"
         if line["n_external"]:
-            label, style = f"95 % bootstrap over\ncases of {line['scored_on_label']}", (0, (4, 1.5))
+            label, style = f"95 % bootstrap over cases of {line['scored_on_label']}", (0, (4, 1.5))
         axes.plot([line["ci_low"], line["ci_high"]], [place] * 2, color=BLUE, linewidth=1, linestyle=style, label=label)
     if pd.notna(line["half_width_t"]):
         ends = np.clip(line["estimate"] + np.array([-1, 1]) * line["half_width_t"], 0, 1)  # every metric lies between
