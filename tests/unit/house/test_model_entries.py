@@ -6,20 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from merged_entries import merged
 
 from histofuse.io import InputError
 from histofuse.models.registry import Estimator, load_class
 
 ROOT = Path(__file__).parents[3]
 ENTRIES = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())["models"]
-
-
-def merged(base, change):
-    result = copy.deepcopy(base)
-    for key, value in change.items():
-        deeper = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if deeper else copy.deepcopy(value)
-    return result
 
 
 def resolved(name):

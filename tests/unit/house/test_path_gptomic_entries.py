@@ -1,12 +1,12 @@
 """Path-GPTOmic's entries as they stand: what MLP-B, the SNN and the fusions are given, and which rows are there."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from merged_entries import merged
 
 from histofuse.models.path_gptomic import PathGPTOmic
 from histofuse.models.path_omics import PathOmics
@@ -17,14 +17,6 @@ READ = {name: yaml.safe_load((CONFIG / f"{name}.yaml").read_text()) for name in 
 SMOOTHED, RAW = ["path_gptomic", "path_gptomic_exp4", "path_gptomic_exp5"], ["path_gptomic_exp2", "path_gptomic_exp3"]
 CONTROLS = ["path_gptomic_unmixed", "path_gptomic_embedding_mixup", "path_gptomic_untrained", "path_gptomic_pca"]
 FUSIONS = [f"pathomic_fusion_{images}_{cohort}" for images in ("cnn", "t2t") for cohort in ("gbmlgg", "kirc")]
-
-
-def merged(base, change):
-    result = copy.deepcopy(base)
-    for key, value in change.items():
-        deeper = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if deeper else copy.deepcopy(value)
-    return result
 
 
 def entry(name, config="paper"):
